@@ -1,0 +1,61 @@
+"""nablax: derivatives of neural networks, sample by sample over a whole batch.
+
+The names below are loaded when they are first used, so that ``import nablax`` and ``nablax --help`` do not wait for
+JAX.
+"""
+
+from typing import TYPE_CHECKING
+
+from nablax._version import __version__
+
+if TYPE_CHECKING:
+    from nablax import errors, store
+    from nablax._check import check
+    from nablax._errors import NablaxError
+    from nablax._partials import partials
+    from nablax._transforms import derivatives, divergence, hessian, hessian_diagonal, jacobian, laplacian
+
+_HOME = {
+    "jacobian": "nablax._transforms",
+    "hessian": "nablax._transforms",
+    "hessian_diagonal": "nablax._transforms",
+    "laplacian": "nablax._transforms",
+    "divergence": "nablax._transforms",
+    "derivatives": "nablax._transforms",
+    "partials": "nablax._partials",
+    "check": "nablax._check",
+    "NablaxError": "nablax._errors",
+    "errors": "nablax.errors",
+    "store": "nablax.store",
+}
+
+__all__ = [
+    "NablaxError",
+    "__version__",
+    "check",
+    "derivatives",
+    "divergence",
+    "errors",
+    "hessian",
+    "hessian_diagonal",
+    "jacobian",
+    "laplacian",
+    "partials",
+    "store",
+]
+
+
+def __getattr__(name: str):
+    import importlib
+
+    if name not in _HOME:
+        raise AttributeError(f"module 'nablax' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
+    module = importlib.import_module(_HOME[name])
+    # A submodule is its own value; every other name lives in its module.
+    value = module if _HOME[name] == f"nablax.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,271 @@
+"""Compare a derivative with references that share no code with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from nablax._call import ByName, Options, transform
+from nablax._compat import enable_x64
+from nablax._errors import CheckFailedError, OptionError
+from nablax._layout import Layout
+from nablax._sample import OneSample
+from nablax._types import SECOND_ORDER, WANTS, Model, PyTree
+from nablax.batching.axes import Batch, InAxes, find_batch
+from nablax.strategies import Derivatives, Wants
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One want against one reference.
+
+    Attributes:
+        want: name of the derivative.
+        reference: what it was compared with.
+        error: largest difference, relative to the largest entry of the reference.
+        tolerance: what rounding (and the truncation of finite differences) explains.
+        worst_sample: index in the batch of the sample with the largest difference.
+        nonfinite: entries that are NaN or infinite in the result but not in the reference.
+    """
+
+    want: str
+    reference: str
+    error: float
+    tolerance: float
+    worst_sample: int
+    nonfinite: int
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance and self.nonfinite == 0
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `nablax.check` found; print it, or call `raise_if_failed`."""
+
+    comparisons: tuple[Comparison, ...]
+    samples: int
+    dtype: str
+
+    @property
+    def passed(self) -> bool:
+        return all(comparison.passed for comparison in self.comparisons)
+
+    def raise_if_failed(self) -> None:
+        """Raise `CheckFailedError` with the table, unless every comparison passed."""
+        if not self.passed:
+            raise CheckFailedError(
+                f"a derivative differs from its reference:\n{self}\nIf only finite differences differ, the model "
+                f"may not be smooth at that sample, or "
+                "compute in less than float64 inside; if nested AD in float64 differs, please report it with the model."
+            )
+
+    def __str__(self) -> str:
+        head = f"nablax.check: {self.samples} samples, {self.dtype}"
+        width = max(len(c.want) for c in self.comparisons)
+        rows = [
+            f"  {c.want:<{width}}  against {c.reference:<24}  relative error {c.error:8.1e}  (allowed "
+            f"{c.tolerance:.0e})  "
+            f"worst sample {c.worst_sample:<6}  {'ok' if c.passed else 'DIFFERS'}"
+            + (f"  {c.nonfinite} not finite" if c.nonfinite else "")
+            for c in self.comparisons
+        ]
+        return "\n".join([head, *rows])
+
+
+def check(
+    model: Model,
+    *wants: str,
+    weights: Any = None,
+    samples: int = 8,
+    wrt: int | None = None,
+    in_axes: InAxes = None,
+    strategy: str = "auto",
+    chunk_size: int | str | None = "auto",
+    has_aux: bool = False,
+) -> Callable[..., CheckReport]:
+    """Compare derivatives with nested automatic differentiation in float64 and with finite differences.
+
+    Neither reference uses the engine of nablax: the first is ``jax.jacfwd`` and ``jax.jacrev`` of the model in double
+    precision, the second central differences of its values with one Richardson extrapolation.
+
+    Args:
+        model: a function of one sample; this and the options from `wrt` on are those of `nablax.jacobian`.
+        *wants: what to check, see `nablax.derivatives`.
+        weights: of the Laplacian, see `nablax.laplacian`.
+        samples: how many samples to compare, spread evenly over the batch.
+
+    Returns:
+        A function of ``(params, X, *rest)`` that returns a `CheckReport`: printable, with ``passed`` and
+        ``raise_if_failed()``.
+
+    Raises:
+        nablax.NablaxError: see `nablax.errors`.
+
+    Cost:
+        That of the derivatives for a few samples, in float64, and 8 C^2 evaluations of the model for each.
+
+    Example:
+        >>> import jax.numpy as jnp, nablax
+        >>> model = lambda params, x: jnp.tanh(params @ x)
+        >>> nablax.check(model, "hessian")(jnp.ones((2, 4)), jnp.ones((8, 4)) / 8).passed
+        True
+    """
+    if not wants or not set(wants) <= set(WANTS):
+        raise OptionError(
+            f"check was asked for {', '.join(map(repr, wants)) or 'nothing'}; name some of {', '.join(WANTS)}."
+        )
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise OptionError(f"samples={samples!r} must be a positive int.")
+    out_axes = 0
+    transformed = transform("check", model, Wants(frozenset(wants)), _Raw(), Options.of(locals()), weights)
+
+    def checked(*args: PyTree) -> CheckReport:
+        args = jax.tree.map(jnp.asarray, args)
+        batch = find_batch(args, wrt, in_axes)
+        chosen = np.unique(np.linspace(0, batch.samples - 1, min(samples, batch.samples)).round().astype(int))
+        few = _take(args, batch, chosen)
+        got = transformed(*few)[0] if has_aux else transformed(*few)
+        eps = float(jnp.finfo(Layout.of(args[batch.wrt]).dtype).eps)
+        with enable_x64():
+            references = _references(model, _take(_doubled(args), batch, chosen), batch, _doubled(weights), has_aux)
+        comparisons = [
+            _compare(want, reference, got[want], values[want], tolerance, chosen)
+            for want in wants
+            for reference, values, tolerance in (
+                ("nested AD in float64", references[0], max(2e3 * eps, 1e-10)),
+                ("finite differences", references[1], max(2e3 * eps, 1e-5 if want in SECOND_ORDER else 1e-7)),
+            )
+            if not (want == "value" and reference == "finite differences")
+        ]
+        return CheckReport(tuple(comparisons), len(chosen), str(Layout.of(args[batch.wrt]).dtype))
+
+    return checked
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Present the wants as arrays of flat outputs and inputs, without the user's trees."""
+
+    def check(self, sample: OneSample) -> None:
+        ByName().check(sample)
+
+    def __call__(self, sample: OneSample, found: Derivatives) -> PyTree:
+        return {want: found.get(want) for want in sample.wants.names}
+
+
+def _take(args: tuple[PyTree, ...], batch: Batch, chosen: np.ndarray) -> tuple[PyTree, ...]:
+    leaves, treedef = jax.tree.flatten(args)
+    return jax.tree.unflatten(
+        treedef,
+        [leaf if axis is None else jnp.take(leaf, chosen, axis) for leaf, axis in zip(leaves, batch.axes, strict=True)],
+    )
+
+
+def _doubled(tree: PyTree) -> PyTree:
+    """The floating and complex leaves in double precision."""
+
+    def double(leaf: Any) -> Any:
+        kind = jnp.result_type(leaf)
+        wide = np.complex128 if jnp.issubdtype(kind, jnp.complexfloating) else np.float64
+        return np.asarray(leaf, wide) if jnp.issubdtype(kind, jnp.inexact) else leaf
+
+    return jax.tree.map(double, tree)
+
+
+def _references(
+    model: Model, args: tuple[PyTree, ...], batch: Batch, weights: Any, has_aux: bool
+) -> list[dict[str, np.ndarray]]:
+    """[nested AD, finite differences]: want -> array (D, A[, C[, C]]) of flat outputs and inputs."""
+    leaves, treedef = jax.tree.flatten(args)
+    batched, shared = batch.split([jnp.asarray(leaf) for leaf in leaves])
+
+    def one(sample: list[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        inputs = list(jax.tree.unflatten(treedef, batch.merge(sample, shared)))
+        layout = Layout.of(inputs[batch.wrt])
+
+        def f(v: Array) -> Array:
+            output = model(*inputs[: batch.wrt], layout.unravel(v), *inputs[batch.wrt + 1 :])
+            y = jax.tree.map(jnp.asarray, output[0] if has_aux else output)
+            return Layout.of(y).ravel(y)
+
+        v = layout.ravel(inputs[batch.wrt])
+        return _nested(f, v), _differences(f, v)
+
+    found = jax.jit(jax.vmap(one))(batched)
+    return [_wants_of(*map(np.asarray, reference), weights) for reference in found]
+
+
+def _nested(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, Array]:
+    """(y, J, H) by plain JAX, in whatever mode the model allows."""
+
+    def parts(v: Array) -> Array:
+        y = f(v)
+        return jnp.stack([y.real, y.imag]) if jnp.iscomplexobj(y) else y
+
+    def whole(derivative: Array) -> Array:
+        return jax.lax.complex(derivative[0], derivative[1]) if jnp.iscomplexobj(y) else derivative
+
+    y = f(v)
+    failures = []
+    for outer, inner in ((jax.jacfwd, jax.jacfwd), (jax.jacrev, jax.jacrev)):
+        try:
+            return y, whole(inner(parts)(v)), whole(outer(inner(parts))(v))
+        except (TypeError, ValueError) as error:  # a custom_vjp has no forward mode, a while_loop no reverse mode
+            failures.append(error)
+    raise failures[0]
+
+
+def _differences(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, Array]:
+    """(y, J, H) by central differences with one Richardson extrapolation: errors of order h^4."""
+    basis = jnp.eye(v.size, dtype=v.dtype) * jnp.maximum(1.0, jnp.abs(v))
+    scale = jnp.maximum(1.0, jnp.abs(v))
+
+    def extrapolated(rule: Callable[[float], Array], h: float) -> Array:
+        return (4 * rule(h / 2) - rule(h)) / 3
+
+    def first(h: float) -> Array:
+        return jax.vmap(lambda e: (f(v + h * e) - f(v - h * e)) / (2 * h), out_axes=-1)(basis) / scale
+
+    def second(h: float) -> Array:
+        def mixed(e: Array, g: Array) -> Array:
+            a, b = h * e, h * g
+            return (f(v + a + b) - f(v + a - b) - f(v - a + b) + f(v - a - b)) / (4 * h * h)
+
+        rows = jax.vmap(lambda e: jax.vmap(lambda g: mixed(e, g), out_axes=-1)(basis), out_axes=-1)(basis)
+        return rows / scale / scale[:, None]
+
+    return f(v), extrapolated(first, 2e-4), extrapolated(second, 4e-3)
+
+
+def _wants_of(y: np.ndarray, jacobian: np.ndarray, hessian: np.ndarray, weights: Any) -> dict[str, np.ndarray]:
+    diagonal = np.diagonal(hessian, axis1=-2, axis2=-1)
+    C = jacobian.shape[-1]
+    W = np.ones(()) if weights is None else np.asarray(weights)
+    full = W.reshape(C, C) if W.size == C * C and C > 1 else np.diag(np.broadcast_to(W.reshape(-1), (C,)))
+    found = {"value": y, "jacobian": jacobian, "hessian": hessian, "hessian_diagonal": diagonal}
+    found["laplacian"] = np.einsum("dace,ce->da", hessian, full)
+    if jacobian.shape[-2] == C:
+        found["divergence"] = np.trace(jacobian, axis1=-2, axis2=-1)
+    return found
+
+
+def _compare(
+    want: str, reference: str, got: np.ndarray, expected: np.ndarray, tolerance: float, chosen: np.ndarray
+) -> Comparison:
+    got, expected = np.asarray(got).reshape(len(chosen), -1), expected.reshape(len(chosen), -1)
+    finite = np.isfinite(expected)
+    difference = np.where(finite & np.isfinite(got), np.abs(got - np.where(finite, expected, 0)), 0.0)
+    scale = float(np.max(np.abs(expected), where=finite, initial=0.0)) or 1.0
+    per_sample = difference.max(axis=1, initial=0.0)
+    lost = int(np.sum(finite & ~np.isfinite(got)))
+    return Comparison(
+        want, reference, float(per_sample.max()) / scale, tolerance, int(chosen[per_sample.argmax()]), lost
+    )

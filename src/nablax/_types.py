@@ -1,0 +1,17 @@
+"""The words that the rest of the package is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+PyTree = Any
+"""Any nesting of tuples, lists, dicts and registered classes whose leaves are arrays."""
+
+Model = Callable[..., Any]
+"""A function of one sample: ``model(params, x, *rest) -> y``."""
+
+Want = Literal["value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence"]
+
+WANTS: tuple[str, ...] = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence")
+SECOND_ORDER: frozenset[str] = frozenset({"hessian", "hessian_diagonal", "laplacian"})

@@ -1,0 +1,159 @@
+"""Which axis of which argument holds the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from nablax._errors import AxesError, BatchSizeError, OptionError
+from nablax._types import PyTree
+
+InAxes = int | None | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arguments of one call, their sample axes found.
+
+    Attributes:
+        axes: for every leaf of the arguments, the axis that holds the samples (not negative), or None.
+        samples: D.
+        wrt: the number of the argument to differentiate.
+    """
+
+    axes: tuple[int | None, ...]
+    samples: int
+    wrt: int
+
+    def split(self, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """(batched leaves with the samples on axis 0, shared leaves)."""
+        batched = [
+            jnp.moveaxis(leaf, axis, 0) for leaf, axis in zip(leaves, self.axes, strict=True) if axis is not None
+        ]
+        shared = [leaf for leaf, axis in zip(leaves, self.axes, strict=True) if axis is None]
+        return batched, shared
+
+    def merge(self, batched: Sequence[Any], shared: Sequence[Any]) -> list[Any]:
+        """The inverse of `split` for one sample: all leaves in their order."""
+        one, all_ = iter(batched), iter(shared)
+        return [next(all_) if axis is None else next(one) for axis in self.axes]
+
+
+def find_batch(args: Sequence[PyTree], wrt: int | None, in_axes: InAxes) -> Batch:
+    """Resolve the options `wrt` and `in_axes` for given arguments.
+
+    Raises:
+        OptionError, AxesError, BatchSizeError: see `nablax.errors`.
+    """
+    count = len(args)
+    if count == 0:
+        raise AxesError("the transformed function was called without arguments; call it as f(params, X) or f(X)")
+    position = _position(wrt, count)
+    leaves, axes = [], []
+    for number, (arg, axis) in enumerate(zip(args, _per_argument(in_axes, count), strict=True)):
+        names = [
+            f"argument {number}{jax.tree_util.keystr(path)}" for path, _ in jax.tree_util.tree_leaves_with_path(arg)
+        ]
+        leaves += list(zip(names, jax.tree.leaves(arg), strict=True))
+        axes += _broadcast(axis, arg, number)
+    axes = tuple(_normalised(axis, name, leaf) for axis, (name, leaf) in zip(axes, leaves, strict=True))
+    sizes = {name: leaf.shape[axis] for axis, (name, leaf) in zip(axes, leaves, strict=True) if axis is not None}
+    if not sizes:
+        raise AxesError(
+            f"in_axes={in_axes!r} leaves nothing batched: every argument would be shared by all samples. "
+            "Give the number of the sample axis for at least one argument, for example in_axes=(None, 0)."
+        )
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise BatchSizeError(
+            f"the batched arguments disagree about the number of samples: {listed}. "
+            "They must hold equally many along the axes that in_axes names; use None in in_axes for an argument "
+            "that all samples share."
+        )
+    samples = next(iter(sizes.values()))
+    if samples == 0:
+        raise BatchSizeError(f"{next(iter(sizes))} holds zero samples; at least one is needed.")
+    return Batch(axes, samples, position)
+
+
+def _position(wrt: int | None, count: int) -> int:
+    if wrt is None:
+        return min(1, count - 1)
+    if not -count <= wrt < count:
+        raise OptionError(f"wrt={wrt} names no argument: the function was called with {count}; use 0 to {count - 1}.")
+    return wrt % count
+
+
+def _per_argument(in_axes: InAxes, count: int) -> list[Any]:
+    """in_axes as one entry for each argument."""
+    if in_axes is None:
+        return [0] if count == 1 else [None, 0] + [None] * (count - 2)
+    if isinstance(in_axes, int):
+        return [in_axes] * count
+    if len(in_axes) > count:
+        raise AxesError(
+            f"in_axes={in_axes!r} has {len(in_axes)} entries, but the function was called with {count} argument(s); "
+            "give one entry for each argument, or fewer (the rest is shared)."
+        )
+    return [*in_axes, *[None] * (count - len(in_axes))]
+
+
+def _broadcast(axis: Any, arg: PyTree, number: int) -> list[int | None]:
+    """The entry of in_axes for one argument, spread over its leaves."""
+    try:
+        spread = jax.tree.broadcast(axis, arg, is_leaf=lambda a: a is None)
+    except ValueError as error:
+        raise AxesError(
+            f"in_axes for argument {number} is {axis!r}, which does not fit the structure of that argument, "
+            f"{jax.tree.structure(arg)}; give an int, None, or a tree of them that is a prefix of the argument."
+        ) from error
+    entries = jax.tree.leaves(spread, is_leaf=lambda a: a is None)
+    for entry in entries:
+        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
+            raise AxesError(f"in_axes for argument {number} contains {entry!r}; each entry must be an int or None.")
+    return entries
+
+
+def _normalised(axis: int | None, name: str, leaf: Array) -> int | None:
+    if axis is None:
+        return None
+    rank = len(leaf.shape)
+    if not -rank <= axis < rank:
+        raise AxesError(
+            f"in_axes asks for axis {axis} of {name}, which has shape {tuple(leaf.shape)}. "
+            + (
+                "It is a single number; pass None in in_axes if all samples share it, or an array with the samples "
+                "on an axis."
+                if rank == 0
+                else f"Use an axis from {-rank} to {rank - 1}, or None if all samples share it."
+            )
+        )
+    return axis % rank
+
+
+def move_out(results: PyTree, out_axes: Any) -> PyTree:
+    """Move the sample axis of every result from 0 to where `out_axes` wants it."""
+    if isinstance(out_axes, int) and out_axes == 0:
+        return results
+    try:
+        axes = jax.tree.broadcast(out_axes, results)
+    except ValueError as error:
+        raise AxesError(
+            f"out_axes={out_axes!r} does not fit the structure of the result, {jax.tree.structure(results)}; "
+            "give an int, or a tree of ints that is a prefix of the result."
+        ) from error
+
+    def move(leaf: Array, axis: Any) -> Array:
+        if isinstance(axis, bool) or not isinstance(axis, int) or not -leaf.ndim <= axis < leaf.ndim:
+            raise AxesError(
+                f"out_axes asks for axis {axis!r} of a result of shape {leaf.shape} (samples first); "
+                f"use an int from {-leaf.ndim} to {leaf.ndim - 1}."
+            )
+        return jnp.moveaxis(leaf, 0, axis)
+
+    return jax.tree.map(move, results, axes)

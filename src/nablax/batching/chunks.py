@@ -1,0 +1,58 @@
+"""How many samples go through the model at once.
+
+All samples at once want the most memory and are not the fastest on a CPU, where chunks that fit the cache win. Chunks
+are mapped in order by one compiled loop; each is recomputed in the backward pass, so that training through a derivative
+needs the memory of one chunk too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from nablax._types import PyTree
+
+
+def chunk_shape(samples: int, size: int | None) -> tuple[int, int]:
+    """(number of chunks, samples in each): at most `size` in each, with as little padding as possible.
+
+    An exact divisor of `samples` down to half of `size` is preferred: it needs no padding, and no copy of the results
+    to cut the padding off.
+    """
+    if size is None or size >= samples:
+        return 1, samples
+    for candidate in range(size, size // 2, -1):
+        if samples % candidate == 0:
+            return samples // candidate, candidate
+    count = math.ceil(samples / size)
+    return count, math.ceil(samples / count)
+
+
+def map_samples(function: Callable[[list[Array]], PyTree], batched: list[Array], size: int | None) -> PyTree:
+    """``vmap(function)`` over axis 0 of all of `batched`, `size` samples at a time (None: all at once).
+
+    A last chunk that is not full is filled with repetitions of the last sample, whose results are cut off.
+    """
+    samples = batched[0].shape[0]
+    count, width = chunk_shape(samples, size)
+    vectorised = jax.vmap(function)
+    if count == 1:
+        return vectorised(batched)
+    missing = count * width - samples
+
+    def cut(leaf: Array) -> Array:
+        if missing:
+            leaf = jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (missing, *leaf.shape[1:]))])
+        return leaf.reshape(count, width, *leaf.shape[1:])
+
+    def join(leaf: Any) -> Array:
+        return leaf.reshape(count * width, *leaf.shape[2:])[:samples]
+
+    # prevent_cse is for code outside a loop; inside one it would only hinder the compiler.
+    results = jax.lax.map(jax.checkpoint(vectorised, prevent_cse=False), jax.tree.map(cut, batched))
+    return jax.tree.map(join, results)

@@ -1,0 +1,87 @@
+"""Trace the model of one sample once, into a list of equations that everything else reads.
+
+The strategies evaluate this graph instead of calling the user's Python function again, so the model is traced exactly
+once per compilation, and the planner sees what they will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+from jax import Array
+
+from nablax._compat import jaxpr_of
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A one-sample function ``(*others, v) -> (y, *rest)`` as a jaxpr.
+
+    Attributes:
+        closed: the jaxpr; its last input is the vector v (C,), its first output the vector y (A,).
+    """
+
+    closed: Any
+
+    @property
+    def jaxpr(self) -> Any:
+        """The equations."""
+        return jaxpr_of(self.closed)
+
+    @property
+    def inputs(self) -> int:
+        """C."""
+        return self.jaxpr.invars[-1].aval.shape[0]
+
+    @property
+    def outputs(self) -> int:
+        """A."""
+        return self.jaxpr.outvars[0].aval.shape[0]
+
+    @property
+    def complex_output(self) -> bool:
+        """Whether y is complex."""
+        return self.jaxpr.outvars[0].aval.dtype.kind == "c"
+
+    def bind(self, others: Sequence[Array]) -> Callable[[Array], tuple[Array, list[Array]]]:
+        """The function v -> (y, rest) for given values of the other arguments."""
+        evaluate = jex.jaxpr_as_fun(self.closed)
+
+        def f(v: Array) -> tuple[Array, list[Array]]:
+            y, *rest = evaluate(*others, v)
+            return y, rest
+
+        return f
+
+    @cached_property
+    def varying_primitives(self) -> frozenset[Any]:
+        """The primitives, at any depth, of the equations that depend on v."""
+        return frozenset(eqn.primitive for eqn in _varying(self.jaxpr, {self.jaxpr.invars[-1]}))
+
+
+def trace(function: Callable[..., Any], others: Sequence[jax.ShapeDtypeStruct], v: jax.ShapeDtypeStruct) -> Graph:
+    """Trace ``function(*others, v) -> [y, *rest]`` for the given shapes."""
+    return Graph(jax.make_jaxpr(function)(*others, v))
+
+
+def _varying(jaxpr: Any, varying: set[Any]) -> Iterator[Any]:
+    """The equations that depend on `varying`, and every equation inside them."""
+    varying = set(varying)
+    for eqn in jaxpr.eqns:
+        if any(isinstance(var, jex.Var) and var in varying for var in eqn.invars):
+            varying.update(eqn.outvars)
+            yield eqn
+            for inner in jex.jaxprs_in_params(eqn.params):
+                yield from _all(jaxpr_of(inner))
+
+
+def _all(jaxpr: Any) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jex.jaxprs_in_params(eqn.params):
+            yield from _all(jaxpr_of(inner))

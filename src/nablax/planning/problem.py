@@ -1,0 +1,52 @@
+"""The facts that a plan is chosen from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nablax._compat import CUSTOM_VJP, WHILE
+from nablax.graph import Graph
+from nablax.strategies import Strategy, Wants
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be differentiated, and how often.
+
+    Attributes:
+        graph: the traced model of one sample.
+        wants: what is asked for.
+        samples: D.
+    """
+
+    graph: Graph
+    wants: Wants
+    samples: int
+
+    @property
+    def C(self) -> int:
+        """Number of inputs."""
+        return self.graph.inputs
+
+    @property
+    def A(self) -> int:
+        """Number of real outputs: reverse mode treats the two parts of a complex output one by one."""
+        return self.graph.outputs * (2 if self.graph.complex_output else 1)
+
+    def why_not(self, strategy: Strategy) -> str | None:
+        """The reason that `strategy` cannot serve this problem, or None."""
+        inside = self.graph.varying_primitives
+        if self.wants.order > strategy.max_order:
+            return f"it serves derivatives up to order {strategy.max_order}, and order {self.wants.order} is asked for"
+        if strategy.forward_mode and CUSTOM_VJP in inside:
+            return (
+                "it pushes tangents forward, and the model contains a jax.custom_vjp function, which has no "
+                "forward-mode rule"
+            )
+        if strategy.reverse_mode and WHILE in inside:
+            return (
+                "it pulls cotangents back, and the model contains a while_loop (or a fori_loop with bounds that are "
+                "not "
+                "known when it is traced), which JAX cannot reverse"
+            )
+        return None
