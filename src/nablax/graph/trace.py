@@ -16,6 +16,9 @@ import jax.extend.core as jex
 from jax import Array
 
 from nablax._compat import jaxpr_of
+from nablax.graph.inline import inline
+from nablax.graph.nodes import Program, program
+from nablax.graph.probes import run
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +51,37 @@ class Graph:
         """Whether y is complex."""
         return self.jaxpr.outvars[0].aval.dtype.kind == "c"
 
-    def bind(self, others: Sequence[Array]) -> Callable[[Array], tuple[Array, list[Array]]]:
+    def bind(self, others: Sequence[Array]) -> Bound:
         """The function v -> (y, rest) for given values of the other arguments."""
-        evaluate = jex.jaxpr_as_fun(self.closed)
+        return Bound(self, list(others))
 
-        def f(v: Array) -> tuple[Array, list[Array]]:
-            y, *rest = evaluate(*others, v)
-            return y, rest
-
-        return f
+    @cached_property
+    def program(self) -> Program:
+        """The equations grouped into nodes, for derivatives by v."""
+        flat = inline(self.closed)
+        return program(flat, flat.inputs[-1:])
 
     @cached_property
     def varying_primitives(self) -> frozenset[Any]:
         """The primitives, at any depth, of the equations that depend on v."""
         return frozenset(eqn.primitive for eqn in _varying(self.jaxpr, {self.jaxpr.invars[-1]}))
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A graph with values for all its inputs but v: a function ``v -> (y, rest)``."""
+
+    graph: Graph
+    others: list[Array]
+
+    def __call__(self, v: Array) -> tuple[Array, list[Array]]:
+        y, *rest = jex.jaxpr_as_fun(self.graph.closed)(*self.others, v)
+        return y, rest
+
+    def probed(self, v: Array, nudges: list[Any] | None = None) -> tuple[Array, list[Any], list[Any], list[Array]]:
+        """(y, readings, seconds, rest), see `nablax.graph.probes`."""
+        (y, *rest), readings, seconds = run(self.graph.program, [*self.others, v], nudges)
+        return y, readings, seconds, rest
 
 
 def trace(function: Callable[..., Any], others: Sequence[jax.ShapeDtypeStruct], v: jax.ShapeDtypeStruct) -> Graph:

@@ -36,8 +36,9 @@ class Problem:
     def why_not(self, strategy: Strategy) -> str | None:
         """The reason that `strategy` cannot serve this problem, or None."""
         inside = self.graph.varying_primitives
-        if self.wants.order > strategy.max_order:
-            return f"it serves derivatives up to order {strategy.max_order}, and order {self.wants.order} is asked for"
+        if not strategy.min_order <= self.wants.order <= strategy.max_order:
+            serves = f"{strategy.min_order} to {strategy.max_order}"
+            return f"it serves derivatives of order {serves}, and order {self.wants.order} is asked for"
         if strategy.forward_mode and CUSTOM_VJP in inside:
             return (
                 "it pushes tangents forward, and the model contains a jax.custom_vjp function, which has no "

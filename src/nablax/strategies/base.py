@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax._types import SECOND_ORDER
+from nablax.graph import Bound
 
 SampleFunction = Callable[[Array], tuple[Array, Any]]
 """v (C,) -> (y (A,), rest): the model of one sample; `rest` is carried along and never differentiated."""
@@ -75,17 +76,18 @@ class Strategy(ABC):
         summary: what it does, in one line.
         forward_mode: whether it pushes tangents through the model (a ``custom_vjp`` forbids it).
         reverse_mode: whether it pulls cotangents back through the model (a ``while_loop`` forbids it).
-        max_order: the highest order of derivative that it serves.
+        min_order, max_order: the orders of derivative that it serves.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     forward_mode: ClassVar[bool]
     reverse_mode: ClassVar[bool]
+    min_order: ClassVar[int] = 0
     max_order: ClassVar[int]
 
     @abstractmethod
-    def derive(self, f: SampleFunction, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
+    def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         """Differentiate `f` at `v`; `weights` is None or a scalar, (C,) or (C, C) array for the Laplacian."""
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from nablax.graph import Bound
 from nablax.strategies.base import Derivatives, SampleFunction, Strategy, Wants, contract_hessian, weight_rows
 
 
@@ -33,25 +34,11 @@ def reverse_jacobian(f: SampleFunction) -> Callable[[Array], tuple[Array, tuple[
     """V -> (J (A, C), (y, rest)): A cotangents pulled back at once (2 A where y is complex)."""
 
     def jacobian(v: Array) -> tuple[Array, tuple[Array, Any]]:
-        parts, pull, (y, rest) = jax.vjp(_real_parts(f), v, has_aux=True)
+        parts, pull, (y, rest) = jax.vjp(real_parts(f), v, has_aux=True)
         (rows,) = jax.vmap(pull)(_basis(parts))
-        return _join(rows, y), (y, rest)
+        return join(rows, y), (y, rest)
 
     return jacobian
-
-
-class Forward(Strategy):
-    """Tangents only, first order. Cost: C tangent passes."""
-
-    name = "forward"
-    summary = "one forward pass for each of the C input directions"
-    forward_mode = True
-    reverse_mode = False
-    max_order = 1
-
-    def derive(self, f: SampleFunction, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
-        jacobian, (y, rest) = forward_jacobian(f)(v)
-        return _first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
 
 
 class Reverse(Strategy):
@@ -63,9 +50,9 @@ class Reverse(Strategy):
     reverse_mode = True
     max_order = 1
 
-    def derive(self, f: SampleFunction, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
+    def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         jacobian, (y, rest) = reverse_jacobian(f)(v)
-        return _first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
+        return first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
 
 
 class ForwardOverReverse(Strategy):
@@ -77,7 +64,7 @@ class ForwardOverReverse(Strategy):
     reverse_mode = True
     max_order = 4
 
-    def derive(self, f: SampleFunction, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
+    def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         if wants.indices:
             return _forward_partials(f, v, wants, first=lambda f, v, e: _column(reverse_jacobian(f), v, e))
         gradient = reverse_jacobian(f)
@@ -104,11 +91,12 @@ class ForwardOverForward(Strategy):
     reverse_mode = False
     max_order = 4
 
-    def derive(self, f: SampleFunction, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
+    def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         if wants.indices:
             return _forward_partials(f, v, wants, first=_push)
         if wants.order < 2:
-            return Forward().derive(f, v, wants, weights)
+            jacobian, (y, rest) = forward_jacobian(f)(v)
+            return Derivatives(y, jacobian, rest=rest)
         if "hessian" in wants.names:
             hessian, (jacobian, (y, rest)) = forward_jacobian(forward_jacobian(f))(v)
             return _contractions(Derivatives(y, jacobian, hessian, rest=rest), wants, weights)
@@ -131,18 +119,18 @@ class ReverseOverReverse(Strategy):
     reverse_mode = True
     max_order = 4
 
-    def derive(self, f: SampleFunction, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
+    def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         if wants.indices:
             return _reverse_partials(f, v, wants)
         if wants.order < 2:
             return Reverse().derive(f, v, wants, weights)
-        parts, (y, rest) = _real_parts(f)(v)
+        parts, (y, rest) = real_parts(f)(v)
         basis = _basis(v)
 
         # One output at a time (under vmap): pulling A C cotangents through the Jacobian of all outputs at once would
         # cost A^2 C.
         def row(select: Array) -> tuple[Array, ...]:
-            scalar = lambda v: jnp.vdot(select, _real_parts(f)(v)[0])
+            scalar = lambda v: jnp.vdot(select, real_parts(f)(v)[0])
             gradient, pull = jax.vjp(jax.grad(scalar), v)
             if "hessian" in wants.names:
                 return gradient, jax.vmap(lambda e: pull(e)[0])(basis)
@@ -154,7 +142,7 @@ class ReverseOverReverse(Strategy):
                 found += (jax.vmap(lambda e, w: jnp.vdot(pull(e)[0], w))(basis, rows).sum(),)
             return found
 
-        jacobian, *seconds = (_join(rows, y) for rows in jax.vmap(row)(_basis(parts)))
+        jacobian, *seconds = (join(rows, y) for rows in jax.vmap(row)(_basis(parts)))
         if "hessian" in wants.names:
             return _contractions(Derivatives(y, jacobian, seconds[0], rest=rest), wants, weights)
         found = Derivatives(y, jacobian, rest=rest)
@@ -210,19 +198,19 @@ def _forward_partials(f: SampleFunction, v: Array, wants: Wants, first: Callable
 
 def _reverse_partials(f: SampleFunction, v: Array, wants: Wants) -> Derivatives:
     """Partial derivatives by nested gradients, output by output."""
-    parts, (y, rest) = _real_parts(f)(v)
+    parts, (y, rest) = real_parts(f)(v)
     orders = [(), *(index for index in wants.indices if index)]
 
     def row(select: Array) -> tuple[Array, ...]:
         found = []
         for index in orders:
-            scalar = lambda v: jnp.vdot(select, _real_parts(f)(v)[0])
+            scalar = lambda v: jnp.vdot(select, real_parts(f)(v)[0])
             for c in index:
                 scalar = lambda v, scalar=scalar, c=c: jax.grad(scalar)(v)[c]
             found.append(scalar(v))
         return tuple(found)
 
-    values = dict(zip(orders, (_join(rows, y) for rows in jax.vmap(row)(_basis(parts))), strict=True))
+    values = dict(zip(orders, (join(rows, y) for rows in jax.vmap(row)(_basis(parts))), strict=True))
     return Derivatives(y, partials={index: values[index] for index in wants.indices}, rest=rest)
 
 
@@ -242,7 +230,7 @@ def _longest_chains(indices: tuple[tuple[int, ...], ...]) -> list[list[tuple[int
     return [[i for i in chains if len(i) == length] for length in sorted({len(i) for i in chains})]
 
 
-def _first_order_partials(found: Derivatives, wants: Wants) -> Derivatives:
+def first_order_partials(found: Derivatives, wants: Wants) -> Derivatives:
     """Partial derivatives of order 0 and 1 are the value and columns of the Jacobian."""
     jacobian = found.get("jacobian")
     partials = {index: jacobian[:, index[0]] if index else found.value for index in wants.indices}
@@ -276,7 +264,7 @@ def _basis(v: Array) -> Array:
     return jnp.eye(v.size, dtype=v.dtype).reshape(v.size, *v.shape)
 
 
-def _real_parts(f: SampleFunction) -> Callable[[Array], tuple[Array, tuple[Array, Any]]]:
+def real_parts(f: SampleFunction) -> Callable[[Array], tuple[Array, tuple[Array, Any]]]:
     """F with a complex y (A,) replaced by its real and imaginary parts (2A,): reverse mode needs real outputs of a real
     input.
     """
@@ -288,8 +276,8 @@ def _real_parts(f: SampleFunction) -> Callable[[Array], tuple[Array, tuple[Array
     return parts
 
 
-def _join(rows: Array, y: Array) -> Array:
-    """Undo `_real_parts` on the leading axis of a derivative."""
+def join(rows: Array, y: Array, axis: int = 0) -> Array:
+    """Undo `real_parts` on the axis of a derivative that counts the outputs."""
     if not jnp.iscomplexobj(y):
         return rows
-    return jax.lax.complex(rows[: y.shape[0]], rows[y.shape[0] :])
+    return jax.lax.complex(*jnp.split(rows, 2, axis=axis))

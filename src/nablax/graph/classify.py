@@ -1,0 +1,84 @@
+"""What kind of function each primitive is: the one table that the sweeps rely on.
+
+The table is keyed by the primitive objects of JAX, never by name: a user's function that happens to be called ``silu`` is just what it computes. A
+primitive that is in none of the sets is opaque: differentiated by its own rules, exact, only less fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jax.extend.core import primitives as p
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sets of primitives. The sets may overlap: ``mul`` is elementwise and bilinear.
+
+    Attributes:
+        zero: piecewise constant, so that their derivative is zero wherever it exists.
+        linear: jointly linear in all operands that carry derivatives, or piecewise so; their second derivative is zero.
+        elementwise: entry i of the result depends on entry i of each operand; for complex operands, holomorphic there.
+        bilinear: linear in each of two operands; plain linear where only one of them depends on x.
+        flat: the elementwise ones among `linear`.
+    """
+
+    zero: frozenset[Any]
+    linear: frozenset[Any]
+    elementwise: frozenset[Any]
+    bilinear: frozenset[Any]
+
+    @property
+    def flat(self) -> frozenset[Any]:
+        return self.elementwise & self.linear
+
+    def extended(
+        self,
+        *,
+        zero: Iterable[Any] = (),
+        linear: Iterable[Any] = (),
+        elementwise: Iterable[Any] = (),
+        bilinear: Iterable[Any] = (),
+    ) -> Table:
+        """A table that knows more primitives; the promise that they are what is said is the caller's."""
+        return replace(
+            self,
+            zero=self.zero.union(zero),
+            linear=self.linear.union(linear),
+            elementwise=self.elementwise.union(elementwise),
+            bilinear=self.bilinear.union(bilinear),
+        )
+
+
+def _present(*names: str) -> frozenset[Any]:
+    """The primitives of these names that this version of JAX has."""
+    found = (getattr(p, name + "_p", None) for name in names)
+    return frozenset(primitive for primitive in found if primitive is not None)
+
+
+# Linear and elementwise. Of two operands that both carry derivatives, max and min choose one: piecewise linear.
+_FLAT = _present("add", "add_jaxvals", "sub", "neg", "select_n", "max", "min", "clamp", "copy", "convert_element_type")
+
+JAX = Table(
+    zero=_present("floor", "ceil", "round", "sign", "is_finite", "nextafter", "stop_gradient", "argmax", "argmin"),
+    linear=_FLAT
+    | _present("reshape", "transpose", "broadcast_in_dim", "squeeze", "rev", "slice", "dynamic_slice", "gather", "pad")
+    | _present("concatenate", "dynamic_update_slice", "scatter", "scatter_add", "reduce_sum", "reduce_max", "reduce_min")
+    | _present("cumsum", "cummax", "cummin", "sort", "real", "imag", "conj", "complex", "fft", "reduce_window_sum")
+    | _present("name", "reduce_precision", "select_and_gather_add", "sharding_constraint", "device_put"),
+    elementwise=_FLAT
+    | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")
+    | _present("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "atan2")
+    | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "abs", "mul", "div", "one_minus_square"),
+    bilinear=_present("mul", "dot_general", "conv_general_dilated"),
+)
+
+# Entrywise, but not complex differentiable: a complex operand has two directions.
+NOT_HOLOMORPHIC = _present("abs", "max", "min", "clamp", "atan2")
+
+# Linear in the first operand, for any value of the second.
+LINEAR_IN_FIRST = _present("div")
+
+INLINED = _present("jit", "closed_call", "call", "remat")

@@ -1,0 +1,84 @@
+"""A jaxpr as a flat list of equations: functions under jit and checkpoint are written out where they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.extend.core as jex
+
+from nablax._compat import jaxpr_of
+from nablax.graph.classify import INLINED
+
+
+class Variable:
+    """A value of the graph. Its identity is its name: the same function inlined twice has two sets of variables."""
+
+    __slots__ = ("aval",)
+
+    def __init__(self, aval: Any) -> None:
+        self.aval = aval
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value known when the graph is built: a literal, or an array that the function captured."""
+
+    value: Any
+
+
+Atom = Variable | Constant
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """``outputs = primitive(*inputs)``."""
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Variable, ...]
+    params: dict[str, Any]
+    context: Any
+
+    def __call__(self, *values: Any) -> list[Any]:
+        with self.context.manager:
+            results = self.primitive.bind(*values, **self.primitive.get_bind_params(self.params))
+        return list(results) if self.primitive.multiple_results else [results]
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """Equations in the order of their evaluation."""
+
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Atom, ...]
+    equations: tuple[Equation, ...]
+
+
+def inline(closed: Any) -> Flat:
+    """The equations of a closed jaxpr, calls written out."""
+    jaxpr = jaxpr_of(closed)
+    inputs = tuple(Variable(var.aval) for var in jaxpr.invars)
+    equations: list[Equation] = []
+    outputs = _inline(jaxpr, closed.consts, inputs, equations)
+    return Flat(inputs, tuple(outputs), tuple(equations))
+
+
+def _inline(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations: list[Equation]) -> list[Atom]:
+    known: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
+    known |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+
+    def read(atom: Any) -> Atom:
+        return Constant(atom.val) if isinstance(atom, jex.Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        arguments = [read(atom) for atom in eqn.invars]
+        if eqn.primitive in INLINED:
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations)
+        else:
+            results = [Variable(var.aval) for var in eqn.outvars]
+            equations.append(Equation(eqn.primitive, tuple(arguments), tuple(results), eqn.params, eqn.ctx))
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]

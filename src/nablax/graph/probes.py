@@ -1,0 +1,122 @@
+"""Run a graph with probes in it: add a nudge to the output of every curved node, and report what it read.
+
+For a program and values of its inputs, the probed function is ``F(v, nudges) -> (outputs, readings, seconds)``:
+
+- ``dF / dnudge_n`` is the adjoint of node n (reverse mode),
+- ``dreading_n / dv`` are the tangents of its roots (forward mode),
+- ``seconds`` is what the local second derivative of node n needs: phi'' itself for an elementwise node, everything phi reads otherwise.
+
+Nodes inside a scan have one nudge and one reading for each step, on a leading axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nablax.graph.inline import Equation, Variable
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, read
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A curved node and where it stands.
+
+    Attributes:
+        node: the node.
+        lengths: the lengths of the scans around it, which are the leading axes of its readings.
+    """
+
+    node: Node
+    lengths: tuple[int, ...] = ()
+
+    def zero_nudge(self) -> tuple[Any, ...]:
+        """A nudge of zero for every output of the node."""
+        return tuple(jnp.zeros((*self.lengths, *o.aval.shape), o.aval.dtype) for o in self.node.outputs)
+
+
+def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
+    """The curved nodes of a program, in the order in which `run` takes nudges and gives readings."""
+    found = []
+    for node in program.nodes:
+        if isinstance(node, Loop):
+            found += probes(node.body, (*lengths, node.equations[0].params["length"]))
+        elif node.kind is not Kind.LINEAR:
+            found.append(Probe(node, lengths))
+    return found
+
+
+def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any] | None = None) -> tuple[list[Any], list[Any], list[Any]]:
+    """(outputs, readings, seconds) of a program for values of its inputs; without nudges, they are zero.
+
+    A nudge is a tuple with an array for each output of its node, a reading one with an array for each root.
+    """
+    values: dict[Variable, Any] = dict(zip(program.flat.inputs, inputs, strict=True))
+    readings, seconds = [], []
+    taken = 0
+    for step in program.steps:
+        if isinstance(step, Equation):
+            values.update(zip(step.outputs, step(*(read(values, a) for a in step.inputs)), strict=True))
+            continue
+        roots = tuple(values[root] for root in step.roots)
+        if isinstance(step, Loop):
+            count = len(probes(step.body))
+            given = None if nudges is None else list(nudges[taken : taken + count])
+            outputs, inner_readings, inner_seconds = _run_loop(step, values, given)
+            values.update(zip(step.equations[0].outputs, outputs, strict=True))
+            readings += inner_readings
+            seconds += inner_seconds
+            taken += count
+            continue
+        outputs, others = step.function(values)(*roots)
+        if step.kind is not Kind.LINEAR:
+            if nudges is not None:
+                outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
+            readings.append(roots)
+            seconds.append(_second(step, values, roots))
+            taken += 1
+        values.update(zip(step.outputs + step.others, outputs + others, strict=True))
+    return [read(values, o) for o in program.flat.outputs], readings, seconds
+
+
+def _run_loop(loop: Loop, values: Values, nudges: list[Any] | None) -> tuple[list[Any], list[Any], list[Any]]:
+    """The scan with a nudge for every step as one more scanned-over input, and readings as scanned-over outputs."""
+    eqn = loop.equations[0]
+    operands = [read(values, a) for a in eqn.inputs]
+    constants = operands[: loop.constants]
+    carry, scanned = operands[loop.constants : loop.constants + loop.carries], operands[loop.constants + loop.carries :]
+
+    def step(carry: list[Any], here: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
+        outputs, readings, seconds = run(loop.body, [*constants, *carry, *here[0]], here[1])
+        return outputs[: loop.carries], (outputs[loop.carries :], readings, seconds)
+
+    carry, (stacked, readings, seconds) = jax.lax.scan(
+        step, carry, (scanned, nudges), **{k: eqn.params[k] for k in ("length", "reverse", "unroll")}
+    )
+    return [*carry, *stacked], readings, seconds
+
+
+def _second(node: Node, values: Values, roots: tuple[Any, ...]) -> list[Any]:
+    """What the local second derivative of a node needs besides its roots."""
+    if node.kind is Kind.ELEMENTWISE:
+        return second_derivatives(node, values, roots)
+    if node.kind is Kind.OPAQUE:
+        return [values[a] for a in captured(node)]
+    return []
+
+
+def captured(node: Node) -> tuple[Variable, ...]:
+    """The variables that phi reads besides its roots."""
+    inside = {o for eqn in node.equations for o in eqn.outputs}.union(node.roots)
+    read_by = (a for eqn in node.equations for a in eqn.inputs if isinstance(a, Variable) and a not in inside)
+    return tuple(dict.fromkeys(read_by))
+
+
+def second_derivatives(node: Node, values: Values, roots: tuple[Any, ...]) -> list[Any]:
+    """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
+    phi = lambda *roots: node.function(values)(*roots)[0][0]
+    return [derivative(derivative(phi, i), j)(*roots) for i, j in node.pairs]

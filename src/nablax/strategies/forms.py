@@ -1,0 +1,118 @@
+"""Which second derivatives are wanted, as pairs of directions.
+
+A sweep holds n tangents J of a node's roots, one for each direction, and a node has a symmetric second derivative B[., .]. A form says which B[J_c, J_e] are
+computed: some pairs of directions, or their weighted sum. The full Hessian is the pairs c <= e, its diagonal the pairs c = c.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class Form(ABC):
+    """Some second derivatives, each a row."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """How many numbers for each output."""
+
+    @abstractmethod
+    def partners(self, tangents: Array) -> tuple[Array, Array]:
+        """(left, right), each (k, ...): the directions (n, ...) to pair with each other."""
+
+    def reduce(self, rows: Array) -> Array:
+        """From B[left, right] (k, ...) to the rows of this form."""
+        return rows
+
+    def products(self, first: Array, second: Array) -> Array:
+        """Rows for the entrywise product of the tangents of two roots: (rows, ...)."""
+        left, right = self.partners(first)[0], self.partners(second)[1]
+        if first is second:
+            return self.reduce(left * right)
+        return self.reduce(left * right + self.partners(second)[0] * self.partners(first)[1])
+
+    def apply(self, B: Callable[..., Any], tangents: tuple[Array, ...]) -> Any:  # noqa: N803
+        """Rows of B[left, right], where B takes two tuples of tangents, one array for each root."""
+        pairs = [self.partners(t) for t in tangents]
+        results = jax.vmap(B)(tuple(left for left, _ in pairs), tuple(right for _, right in pairs))
+        return jax.tree.map(self.reduce, results)
+
+
+@dataclass(frozen=True)
+class Pairs(Form):
+    """Chosen pairs of directions.
+
+    Attributes:
+        first, second: the numbers of the directions of each pair.
+        count: n, the number of directions.
+    """
+
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def triangle(cls, count: int) -> Pairs:
+        """All pairs c <= e."""
+        first, second = np.triu_indices(count)
+        return cls(tuple(first.tolist()), tuple(second.tolist()), count)
+
+    @classmethod
+    def diagonal(cls, count: int) -> Pairs:
+        """All pairs c = c."""
+        return cls(tuple(range(count)), tuple(range(count)), count)
+
+    @property
+    def rows(self) -> int:
+        return len(self.first)
+
+    @property
+    def is_triangle(self) -> bool:
+        return self == Pairs.triangle(self.count)
+
+    def partners(self, tangents: Array) -> tuple[Array, Array]:
+        if self.first == self.second == tuple(range(self.count)):
+            return tangents, tangents
+        return tangents[np.array(self.first)], tangents[np.array(self.second)]
+
+    def matrix(self, rows: Array) -> Array:
+        """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle."""
+        place = np.zeros((self.count, self.count), int)
+        place[self.first, self.second] = place[self.second, self.first] = np.arange(self.rows)
+        return jnp.moveaxis(rows[place], -1, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace(Form):
+    """sum_{c,e} W[c,e] B[J_c, J_e], one row.
+
+    Attributes:
+        weights: W, as None, a number, (n,) or (n, n).
+    """
+
+    weights: Array | None
+
+    @property
+    def rows(self) -> int:
+        return 1
+
+    def partners(self, tangents: Array) -> tuple[Array, Array]:
+        if self.weights is None:
+            return tangents, tangents
+        weights = self.weights.astype(tangents.real.dtype)
+        if weights.ndim == 2:
+            symmetric = (weights + weights.T) / 2
+            return tangents, jnp.tensordot(symmetric, tangents, axes=1)
+        return tangents, tangents * jnp.reshape(jnp.broadcast_to(weights, tangents.shape[:1]), (-1, *[1] * (tangents.ndim - 1)))
+
+    def reduce(self, rows: Array) -> Array:
+        return rows.sum(axis=0, keepdims=True)
