@@ -159,7 +159,7 @@ def _derive(
     weights = _as_weights(weights, sample)
     problem = Problem(sample.graph, wants, batch.samples)
     strategy = choose(problem, options.strategy).strategy
-    size = chunk_size_for(problem) if isinstance(options.chunk_size, str) else options.chunk_size
+    size = chunk_size_for(problem, strategy) if isinstance(options.chunk_size, str) else options.chunk_size
     batched, shared = batch.split(jax.tree.leaves(args))
 
     def one(leaves: list[Array]) -> tuple[PyTree, PyTree]:

@@ -1,7 +1,8 @@
 """What kind of function each primitive is: the one table that the sweeps rely on.
 
-The table is keyed by the primitive objects of JAX, never by name: a user's function that happens to be called ``silu`` is just what it computes. A
-primitive that is in none of the sets is opaque: differentiated by its own rules, exact, only less fast.
+The table is keyed by the primitive objects of JAX, never by name: a user's function that happens to be called ``silu``
+is just what it computes. A primitive that is in none of the sets is opaque: differentiated by its own rules, exact,
+only less fast.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ JAX = Table(
     zero=_present("floor", "ceil", "round", "sign", "is_finite", "nextafter", "stop_gradient", "argmax", "argmin"),
     linear=_FLAT
     | _present("reshape", "transpose", "broadcast_in_dim", "squeeze", "rev", "slice", "dynamic_slice", "gather", "pad")
-    | _present("concatenate", "dynamic_update_slice", "scatter", "scatter_add", "reduce_sum", "reduce_max", "reduce_min")
+    | _present(
+        "concatenate", "dynamic_update_slice", "scatter", "scatter_add", "reduce_sum", "reduce_max", "reduce_min"
+    )
     | _present("cumsum", "cummax", "cummin", "sort", "real", "imag", "conj", "complex", "fft", "reduce_window_sum")
     | _present("name", "reduce_precision", "select_and_gather_add", "sharding_constraint", "device_put"),
     elementwise=_FLAT

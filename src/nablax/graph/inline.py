@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 
 from nablax._compat import jaxpr_of
-from nablax.graph.classify import INLINED
+from nablax.graph.classify import INLINED, JAX
 
 
 class Variable:
@@ -79,6 +81,21 @@ def _inline(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations
             results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations)
         else:
             results = [Variable(var.aval) for var in eqn.outvars]
+            if eqn.primitive in JAX.elementwise:
+                arguments = [_broadcast(a, results[0].aval.shape, equations) for a in arguments]
             equations.append(Equation(eqn.primitive, tuple(arguments), tuple(results), eqn.params, eqn.ctx))
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) -> Atom:
+    """An operand of an entrywise primitive in the shape of its result.
+
+    JAX lets axes of length one stand for any length there. Written out, the broadcast is a linear equation of its own,
+    and what is left is elementwise in the strict sense.
+    """
+    if isinstance(atom, Constant) or len(atom.aval.shape) != len(shape) or atom.aval.shape == shape:
+        return atom
+    given = jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+    closed = jax.make_jaxpr(lambda a: jnp.broadcast_to(a, shape))(given)
+    return _inline(jaxpr_of(closed), closed.consts, [atom], equations)[0]

@@ -1,7 +1,8 @@
 """Group the equations that depend on x into nodes: the places where a graph bends.
 
-A node is a function ``v = phi(u_1 .. u_k)`` of its roots. A whole elementwise chain with a single root (gelu is six equations) is one node, whose local Hessian is
-diagonal; a product is a node; whatever is linear is a node without a second derivative; a loop is a node with a graph of its own.
+A node is a function ``v = phi(u_1 .. u_k)`` of its roots. A whole elementwise chain with a single root (gelu is six
+equations) is one node, whose local Hessian is diagonal; a product is a node; whatever is linear is a node without a
+second derivative; a loop is a node with a graph of its own.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Loop(Node):
 
     Attributes:
         body: the graph of one step; its inputs and outputs are those of the scan's body.
-        constants, carries: how many of the operands are constants of the loop, and carried values; the rest is scanned over.
+        constants, carries: how many of the operands are constants of the loop, and carried values; the rest is scanned
+        over.
     """
 
     body: Program = None  # pyright: ignore[reportAssignmentType]
@@ -246,7 +248,9 @@ def _rule_is_elementwise(eqn: Equation, moving: list[Variable], table: Table) ->
 
 
 def _has_derivative(eqn: Equation) -> bool:
-    """Whether the result is a floating number that may depend on the operands: a comparison or a constant does not matter."""
+    """Whether the result is a floating number that may depend on the operands: a comparison or a constant does not
+    matter.
+    """
     return any(jnp.issubdtype(o.aval.dtype, jnp.inexact) for o in eqn.outputs) and any(
         isinstance(a, Variable) and jnp.issubdtype(a.aval.dtype, jnp.inexact) for a in eqn.inputs
     )
@@ -268,7 +272,6 @@ def _shapes(variables: Sequence[Variable]) -> list[Any]:
 
 def _curved_pairs(node: Node) -> tuple[tuple[int, int], ...]:
     """The pairs of roots whose second derivative is not identically zero, found by tracing it."""
-
     phi = lambda *roots: node.function(_Ones())(*roots)[0][0]
     count = len(node.roots)
     return tuple(
@@ -308,9 +311,9 @@ def _is_zero(closed: Any) -> bool:
 
     for eqn in flat.equations:
         # Zero stays zero under every linear primitive, and a product with one zero factor is one.
-        if eqn.primitive in JAX.linear and all(zero(a) for a in eqn.inputs if _carries(a)):
-            zeros.update(eqn.outputs)
-        elif eqn.primitive in JAX.bilinear and any(zero(a) for a in eqn.inputs):
+        if (eqn.primitive in JAX.linear and all(zero(a) for a in eqn.inputs if _carries(a))) or (
+            eqn.primitive in JAX.bilinear and any(zero(a) for a in eqn.inputs)
+        ):
             zeros.update(eqn.outputs)
     return zero(flat.outputs[0])
 

@@ -4,7 +4,8 @@ For a program and values of its inputs, the probed function is ``F(v, nudges) ->
 
 - ``dF / dnudge_n`` is the adjoint of node n (reverse mode),
 - ``dreading_n / dv`` are the tangents of its roots (forward mode),
-- ``seconds`` is what the local second derivative of node n needs: phi'' itself for an elementwise node, everything phi reads otherwise.
+- ``seconds`` is what the local second derivative of node n needs: phi'' itself for an elementwise node, everything phi
+reads otherwise.
 
 Nodes inside a scan have one nudge and one reading for each step, on a leading axis.
 """
@@ -50,7 +51,9 @@ def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
     return found
 
 
-def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any] | None = None) -> tuple[list[Any], list[Any], list[Any]]:
+def run(
+    program: Program, inputs: Sequence[Any], nudges: Sequence[Any] | None = None
+) -> tuple[list[Any], list[Any], list[Any]]:
     """(outputs, readings, seconds) of a program for values of its inputs; without nudges, they are zero.
 
     A nudge is a tuple with an array for each output of its node, a reading one with an array for each root.

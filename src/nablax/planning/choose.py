@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nablax._errors import StrategyError
+from nablax.planning.cost import work
 from nablax.planning.problem import Problem
 from nablax.strategies import BUILT_IN, Strategy
 
@@ -25,17 +26,19 @@ class Plan:
 def choose(problem: Problem, strategy: str = "auto") -> Plan:
     """Select the strategy for `problem`.
 
-    The rule of "auto" is the cheapest of the strategies that apply, by the number of passes through the model:
+    The rule of "auto" is the least work, counted on the graph (`nablax.planning.cost`), among the strategies that
+    apply. In passes of one tangent through the model, n curved numbers in the graph and K = C (C + 1) / 2:
 
-    ==================== ============== ======================== =======================
-    strategy             Jacobian       Hessian                  diagonal, Laplacian
-    ==================== ============== ======================== =======================
-    forward              C              --                       --
-    reverse              2 A            --                       --
-    forward_over_forward C              C^2 + 2 C                3 C
-    forward_over_reverse 2 A            C + 2 A (1 + C)          C + 2 A (1 + C)
-    reverse_over_reverse 2 A            2 A (1 + 2 C)            2 A (1 + 2 C)
-    ==================== ============== ======================== =======================
+    ==================== ======== ================= ==================== ====================
+    strategy             Jacobian Hessian           diagonal             Laplacian
+    ==================== ======== ================= ==================== ====================
+    forward              C        C + K             2 C                  C + 1
+    reverse              2 A      --                --                   --
+    adjoint              --       C + 2 A, A C^2 n  C + 2 A, A C n       C + 2 A, A C n
+    forward_over_forward C        C^2 + 2 C         3 C                  3 C
+    forward_over_reverse 2 A      C + 2 A (1 + 2 C) C + 2 A (1 + 2 C)    C + 2 A (1 + 2 C)
+    reverse_over_reverse 2 A      2 A (1 + 3 C)     2 A (1 + 3 C)        2 A (1 + 3 C)
+    ==================== ======== ================= ==================== ====================
 
     Raises:
         StrategyError: the strategy asked for cannot serve, or none can.
@@ -58,20 +61,7 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
             + ". Replace the custom_vjp by a custom_jvp, or the while_loop by a scan or a fori_loop with constant "
             "bounds."
         )
-    best = min(able, key=lambda s: passes(s, problem))
-    return Plan(best, f"fewest passes through the model ({passes(best, problem)}) for A={problem.A}, C={problem.C}")
-
-
-def passes(strategy: Strategy, problem: Problem) -> int:
-    """How often the model's work is done, counted in forward passes; see the table of `choose`."""
-    if strategy.name in ("adjoint", "forward") and problem.wants.order == 2:
-        return 10**9
-    A, C = problem.A, problem.C
-    full = "hessian" in problem.wants.names or problem.wants.indices
-    if problem.wants.order < 2:
-        return 2 * A if strategy.reverse_mode else C
-    if strategy.name == "forward_over_forward":
-        return C * C + 2 * C if full else 3 * C
-    if strategy.name == "forward_over_reverse":
-        return C + 2 * A * (1 + C)
-    return 2 * A * (1 + 2 * C)
+    best = min(able, key=lambda s: work(s, problem))
+    return Plan(
+        best, f"least work for A={problem.A}, C={problem.C}: {work(best, problem):.3g} operations for each sample"
+    )

@@ -33,6 +33,20 @@ class Problem:
         """Number of real outputs: reverse mode treats the two parts of a complex output one by one."""
         return self.graph.outputs * (2 if self.graph.complex_output else 1)
 
+    @property
+    def directions(self) -> int:
+        """How many of the inputs are differentiated by: C, or the coordinates that partial derivatives name."""
+        return len({c for index in self.wants.indices for c in index}) if self.wants.indices else self.C
+
+    @property
+    def second_rows(self) -> tuple[int, int]:
+        """(second derivatives wanted for each output, pairs of directions that go into them)."""
+        names, n = self.wants.names, self.directions
+        pairs = {"hessian": n * (n + 1) // 2, "hessian_diagonal": n, "laplacian": n}
+        rows = pairs | {"laplacian": 1}
+        second = sum(len(index) == 2 for index in self.wants.indices)
+        return second + sum(rows.get(k, 0) for k in names), second + sum(pairs.get(k, 0) for k in names)
+
     def why_not(self, strategy: Strategy) -> str | None:
         """The reason that `strategy` cannot serve this problem, or None."""
         inside = self.graph.varying_primitives

@@ -4,16 +4,18 @@ With nodes v_n = phi_n(u_n), tangents J_n = du_n / dx and adjoints lambda_n = dy
 
     H[a,c,e] = sum_n  sum_{i,j}  lambda_n[a] . d2phi_n / du_i du_j [ J_n,i[c], J_n,j[e] ],
 
-because y is linear in everything but the nodes. J_n takes one forward pass with C tangents, lambda_n one reverse pass with A cotangents; each node
-then adds one contraction, which for an elementwise node is the product of three arrays, sum_h (lambda phi'')[a,h] J[c,h] J[e,h].
+because y is linear in everything but the nodes. J_n takes one forward pass with C tangents, lambda_n one reverse pass
+with A cotangents; each node then adds one contraction, which for an elementwise node is the product of three arrays,
+sum_h (lambda phi'')[a,h] J[c,h] J[e,h].
 
-References: R. M. Gower and M. P. Mello, "A new framework for the computation of Hessians", Optim. Methods Softw. 27 (2012), the edge-pushing
-algorithm; here in its vectorised form, on nodes instead of scalars.
+References: R. M. Gower and M. P. Mello, "A new framework for the computation of Hessians", Optim. Methods Softw. 27
+(2012), the edge-pushing algorithm; here in its vectorised form, on nodes instead of scalars.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -76,16 +78,16 @@ def _forward(f: Bound, v: Array, directions: Array) -> tuple[Any, ...]:
 
 def _adjoints(f: Bound, v: Array, nodes: list[Probe]) -> tuple[list[Tangents], int]:
     """(for each node dy / dnudge, the real outputs in front; the number of real outputs)."""
-    outputs = lambda nudges: real_parts(lambda n: (f.probed(v, n)[0], None))(nudges)[0]
-    parts, pull = jax.vjp(outputs, [node.zero_nudge() for node in nodes])
+    outputs = real_parts(lambda nudges: (f.probed(v, nudges)[0], None))
+    parts, pull, _ = jax.vjp(outputs, [node.zero_nudge() for node in nodes], has_aux=True)
     (adjoints,) = jax.vmap(pull)(jnp.eye(parts.shape[0], dtype=parts.dtype))
     return adjoints, parts.shape[0]
 
 
-def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:  # noqa: N803
+def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
-        return sum(
+        return _sum(
             _flat(form.products(J[i], J[j])) @ _flat(adjoint[0] * curvature).T
             for (i, j), curvature in zip(probe.node.pairs, second, strict=True)
         )
@@ -95,17 +97,17 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
         return _over_steps(local, probe)(roots, second, left, right)
 
     rows = form.apply(bend, J)
-    return sum(_flat(r) @ _flat(lam).T for r, lam in zip(rows, adjoint, strict=True))
+    return _sum(_flat(r) @ _flat(lam).T for r, lam in zip(rows, adjoint, strict=True))
 
 
-def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:  # noqa: N803
+def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
-        total = 0
+        total = jnp.zeros(())
         for (i, j), curvature in zip(probe.node.pairs, second, strict=True):
             scaled = _flat(adjoint[0] * curvature)
             block = jnp.einsum("ah,ch,eh->ace", scaled, _flat(J[i]), _flat(J[j]), optimize=[(0, 1), (0, 1)])
-            total += block if i == j else block + jnp.swapaxes(block, 1, 2)
+            total = total + (block if i == j else block + jnp.swapaxes(block, 1, 2))
         return total
 
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
@@ -118,7 +120,7 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     if probe.node.kind is Kind.BILINEAR:
         block = jnp.einsum("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
         return block + jnp.swapaxes(block, 1, 2)
-    return sum(jnp.einsum("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
+    return _sum(jnp.einsum("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
 
 
 def _pull(node: Node, second: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:
@@ -154,3 +156,7 @@ def _over_steps(local: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
 def _flat(array: Array, leading: int = 1) -> Array:
     """All axes behind the leading ones as one."""
     return array.reshape(*array.shape[:leading], -1)
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)

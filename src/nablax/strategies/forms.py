@@ -1,7 +1,9 @@
 """Which second derivatives are wanted, as pairs of directions.
 
-A sweep holds n tangents J of a node's roots, one for each direction, and a node has a symmetric second derivative B[., .]. A form says which B[J_c, J_e] are
-computed: some pairs of directions, or their weighted sum. The full Hessian is the pairs c <= e, its diagonal the pairs c = c.
+A sweep holds n tangents J of a node's roots, one for each direction, and a node has a symmetric second derivative B[.,
+.]. A form says which B[J_c, J_e] are
+computed: some pairs of directions, or their weighted sum. The full Hessian is the pairs c <= e, its diagonal the pairs
+c = c.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Form(ABC):
             return self.reduce(left * right)
         return self.reduce(left * right + self.partners(second)[0] * self.partners(first)[1])
 
-    def apply(self, B: Callable[..., Any], tangents: tuple[Array, ...]) -> Any:  # noqa: N803
+    def apply(self, B: Callable[..., Any], tangents: tuple[Array, ...]) -> Any:
         """Rows of B[left, right], where B takes two tuples of tangents, one array for each root."""
         pairs = [self.partners(t) for t in tangents]
         results = jax.vmap(B)(tuple(left for left, _ in pairs), tuple(right for _, right in pairs))
@@ -112,7 +114,9 @@ class Trace(Form):
         if weights.ndim == 2:
             symmetric = (weights + weights.T) / 2
             return tangents, jnp.tensordot(symmetric, tangents, axes=1)
-        return tangents, tangents * jnp.reshape(jnp.broadcast_to(weights, tangents.shape[:1]), (-1, *[1] * (tangents.ndim - 1)))
+        return tangents, tangents * jnp.reshape(
+            jnp.broadcast_to(weights, tangents.shape[:1]), (-1, *[1] * (tangents.ndim - 1))
+        )
 
     def reduce(self, rows: Array) -> Array:
         return rows.sum(axis=0, keepdims=True)

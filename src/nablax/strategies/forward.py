@@ -1,14 +1,16 @@
 """Value, tangents and second derivatives together, from the inputs to the outputs.
 
-Every variable u that depends on x carries J = du/dx along n directions, and rows S of second derivatives (see `nablax.strategies.forms`). A node v = phi(u) moves them on by
+Every variable u that depends on x carries J = du/dx along n directions, and rows S of second derivatives (see
+`nablax.strategies.forms`). A node v = phi(u) moves them on by
 
     J_v = dphi J_u,        S_v = dphi S_u + d2phi [J_u, J_u],
 
-where the second term exists for curved nodes only, and is contracted at once to the rows that are wanted: n (n + 1) / 2 for the Hessian, n for its diagonal, a single one for its
-(weighted) trace.
+where the second term exists for curved nodes only, and is contracted at once to the rows that are wanted: n (n + 1) / 2
+for the Hessian, n for its diagonal, a single one for its (weighted) trace.
 
-References: R. Li et al., "A computational framework for neural network-based variational Monte Carlo with Forward Laplacian" (arXiv 2307.08214);
-DOF (arXiv 2402.09730) for weights; F. Dangel et al., "Collapsing Taylor mode automatic differentiation" (arXiv 2505.13644).
+References: R. Li et al., "A computational framework for neural network-based variational Monte Carlo with Forward
+Laplacian" (arXiv 2307.08214); DOF (arXiv 2402.09730) for weights; F. Dangel et al., "Collapsing Taylor mode automatic
+differentiation" (arXiv 2505.13644).
 """
 
 from __future__ import annotations
@@ -119,7 +121,9 @@ def _node(node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form
 def _elementwise(
     node: Node, phi: Callable[..., Any], at: tuple[Any, ...], roots: Sequence[Moving], forms: tuple[Form, ...]
 ) -> tuple[tuple[Any, ...], tuple[Array, Rows]]:
-    """(values, (tangents, rows)) of an elementwise node: products with its first and second derivatives, entry by entry."""
+    """(values, (tangents, rows)) of an elementwise node: products with its first and second derivatives, entry by
+    entry.
+    """
     outputs, _ = phi(*at)
     function = lambda *roots: phi(*roots)[0][0]
     slopes = [derivative(function, i)(*at) for i in range(len(at))]
@@ -140,7 +144,9 @@ def _elementwise(
 
 
 def _push(phi: Callable[..., Any], at: tuple[Any, ...], tangents: tuple[Array, ...]) -> tuple[Any, Any, Any]:
-    """(outputs, dphi [tangents], other results): tangents lead, so that a dense layer is one matrix product for all of them."""
+    """(outputs, dphi [tangents], other results): tangents lead, so that a dense layer is one matrix product for all of
+    them.
+    """
     push = lambda *tangents: jax.jvp(phi, at, tangents, has_aux=True)
     return jax.vmap(push, out_axes=(None, 0, None))(*tangents)
 
@@ -161,20 +167,20 @@ def _loop(
 ) -> list[tuple[Variable, Any]]:
     """A scan whose carried and scanned-over values are `Moving` where they depend on x."""
     eqn = loop.equations[0]
-    given: list[Any] = [moving.get(a, read(values, a)) for a in eqn.inputs]  # pyright: ignore[reportArgumentType]
+    given = [moving.get(a) or read(values, a) if isinstance(a, Variable) else a.value for a in eqn.inputs]
     count = next(iter(m for m in given if isinstance(m, Moving))).tangents.shape[0]
     constants, end = given[: loop.constants], loop.constants + loop.carries
     # A carried value that comes to depend on x carries tangents and rows from the first step on.
     start = [
         _filled(value, count, forms) if variable in loop.body.varying else value
-        for value, variable in zip(given[loop.constants : end], loop.body.flat.inputs[loop.constants : end], strict=True)
+        for value, variable in zip(
+            given[loop.constants : end], loop.body.flat.inputs[loop.constants : end], strict=True
+        )
     ]
 
     def step(carry: list[Any], scanned: list[Any]) -> tuple[list[Any], list[Any]]:
         outputs = sweep(loop.body, [*constants, *carry, *scanned], forms)
-        moved = [
-            _filled(o, count, forms) if isinstance(c, Moving) else o for o, c in zip(outputs, carry, strict=False)
-        ]
+        moved = [_filled(o, count, forms) if isinstance(c, Moving) else o for o, c in zip(outputs, carry, strict=False)]
         return moved, outputs[len(carry) :]
 
     how = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}

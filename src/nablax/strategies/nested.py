@@ -264,12 +264,12 @@ def _basis(v: Array) -> Array:
     return jnp.eye(v.size, dtype=v.dtype).reshape(v.size, *v.shape)
 
 
-def real_parts(f: SampleFunction) -> Callable[[Array], tuple[Array, tuple[Array, Any]]]:
+def real_parts(f: Callable[[Any], tuple[Array, Any]]) -> Callable[[Any], tuple[Array, tuple[Array, Any]]]:
     """F with a complex y (A,) replaced by its real and imaginary parts (2A,): reverse mode needs real outputs of a real
     input.
     """
 
-    def parts(v: Array) -> tuple[Array, tuple[Array, Any]]:
+    def parts(v: Any) -> tuple[Array, tuple[Array, Any]]:
         y, rest = f(v)
         return (jnp.concatenate([y.real, y.imag]) if jnp.iscomplexobj(y) else y), (y, rest)
 

@@ -22,7 +22,9 @@ class Request:
 
     def __init__(self, wants: Wants, inputs: int, weights: Array | None) -> None:
         self.wants, self.inputs = wants, inputs
-        self.coordinates = sorted({c for index in wants.indices for c in index}) if wants.indices else list(range(inputs))
+        self.coordinates = (
+            sorted({c for index in wants.indices for c in index}) if wants.indices else list(range(inputs))
+        )
         place = {c: k for k, c in enumerate(self.coordinates)}
         count = len(self.coordinates)
         self.forms: dict[str, Form] = {}
@@ -42,12 +44,14 @@ class Request:
         return jnp.eye(self.inputs, dtype=v.dtype)[np.array(self.coordinates, int)]
 
     def results(self, y: Array, columns: Array, rows: Mapping[str, Array], rest: list[Array]) -> Derivatives:
-        """Derivatives from the value (A,), the tangents (n, A) and the rows (k, A) of every form; a Hessian may be whole: (A, n, n)."""
+        """Derivatives from the value (A,), the tangents (n, A) and the rows (k, A) of every form; a Hessian may be
+        whole: (A, n, n).
+        """
         partials = None
         if self.wants.indices:
-            partials = {(): y} | {(c,): columns[k] for k, c in enumerate(self.coordinates)}
-            partials |= {index: rows["partials"][k] for k, index in enumerate(self.second)}
-            partials = {index: partials[index] for index in self.wants.indices}
+            known: dict[tuple[int, ...], Array] = {(): y} | {(c,): columns[k] for k, c in enumerate(self.coordinates)}
+            known |= {index: rows["partials"][k] for k, index in enumerate(self.second)}
+            partials = {index: known[index] for index in self.wants.indices}
         hessian = rows.get("hessian")
         if hessian is not None and hessian.ndim == 2:
             hessian = Pairs.triangle(len(self.coordinates)).matrix(hessian)
