@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from nablax._cache import compiled, split_model
-from nablax._errors import InputTypeError, OptionError
+from nablax._errors import InputTypeError, OptionError, ZeroSecondDerivativeWarning
 from nablax._sample import OneSample, Presentation
 from nablax._types import Model, PyTree
 from nablax.batching.axes import InAxes, find_batch, move_out
@@ -159,6 +160,13 @@ def _derive(
     weights = _as_weights(weights, sample)
     problem = Problem(sample.graph, wants, batch.samples)
     strategy = choose(problem, options.strategy).strategy
+    if wants.order >= 2 and sample.graph.has_only_kinks:
+        warnings.warn(
+            "second derivatives were asked of a model that is piecewise linear in its input (relu, abs, max, ..): they "
+            "are zero everywhere. Use a smooth activation such as tanh, silu or gelu if that is not what you want.",
+            ZeroSecondDerivativeWarning,
+            stacklevel=2,
+        )
     size = chunk_size_for(problem, strategy) if isinstance(options.chunk_size, str) else options.chunk_size
     batched, shared = batch.split(jax.tree.leaves(args))
 

@@ -225,14 +225,14 @@ def _nested(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, Array]
 
 def _differences(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, Array]:
     """(y, J, H) by central differences with one Richardson extrapolation: errors of order h^4."""
-    basis = jnp.eye(v.size, dtype=v.dtype) * jnp.maximum(1.0, jnp.abs(v))
     scale = jnp.maximum(1.0, jnp.abs(v))
+    basis = jnp.diag(scale)
 
     def extrapolated(rule: Callable[[float], Array], h: float) -> Array:
         return (4 * rule(h / 2) - rule(h)) / 3
 
     def first(h: float) -> Array:
-        return jax.vmap(lambda e: (f(v + h * e) - f(v - h * e)) / (2 * h), out_axes=-1)(basis) / scale
+        return jax.vmap(lambda e: (f(v + h * e) - f(v - h * e)) / (2 * h), out_axes=-1)(basis) / scale[None]
 
     def second(h: float) -> Array:
         def mixed(e: Array, g: Array) -> Array:
@@ -240,7 +240,7 @@ def _differences(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, A
             return (f(v + a + b) - f(v + a - b) - f(v - a + b) + f(v - a - b)) / (4 * h * h)
 
         rows = jax.vmap(lambda e: jax.vmap(lambda g: mixed(e, g), out_axes=-1)(basis), out_axes=-1)(basis)
-        return rows / scale / scale[:, None]
+        return rows / (scale[:, None] * scale[None])[None]
 
     return f(v), extrapolated(first, 2e-4), extrapolated(second, 4e-3)
 

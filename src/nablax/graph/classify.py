@@ -59,8 +59,10 @@ def _present(*names: str) -> frozenset[Any]:
     return frozenset(primitive for primitive in found if primitive is not None)
 
 
-# Linear and elementwise. Of two operands that both carry derivatives, max and min choose one: piecewise linear.
-_FLAT = _present("add", "add_jaxvals", "sub", "neg", "select_n", "max", "min", "clamp", "copy", "convert_element_type")
+# Choices between operands: linear wherever they are differentiable at all.
+_CHOICES = _present("select_n", "max", "min", "clamp", "abs")
+
+_FLAT = _CHOICES | _present("add", "add_jaxvals", "sub", "neg", "copy", "convert_element_type")
 
 JAX = Table(
     zero=_present("floor", "ceil", "round", "sign", "is_finite", "nextafter", "stop_gradient", "argmax", "argmin"),
@@ -74,12 +76,15 @@ JAX = Table(
     elementwise=_FLAT
     | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")
     | _present("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "atan2")
-    | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "abs", "mul", "div", "one_minus_square"),
+    | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "mul", "div", "one_minus_square"),
     bilinear=_present("mul", "dot_general", "conv_general_dilated"),
 )
 
 # Entrywise, but not complex differentiable: a complex operand has two directions.
 NOT_HOLOMORPHIC = _present("abs", "max", "min", "clamp", "atan2")
+
+# A model that is made of these and of linear maps has kinks, and no curvature between them.
+KINKS = _CHOICES | _present("reduce_max", "reduce_min", "cummax", "cummin", "sort", "custom_jvp_call")
 
 # Linear in the first operand, for any value of the second.
 LINEAR_IN_FIRST = _present("div")

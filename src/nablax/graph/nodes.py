@@ -180,6 +180,8 @@ class _Builder:
         return Node(Kind.OPAQUE, *parts)
 
     def _is_linear(self, eqn: Equation, moving: list[Variable]) -> bool:
+        if eqn.primitive in NOT_HOLOMORPHIC and any(a.aval.dtype.kind == "c" for a in moving):
+            return False
         if eqn.primitive in self.table.linear:
             return True
         if eqn.primitive in self.table.bilinear and len(moving) == 1:
@@ -239,11 +241,17 @@ def _rule_is_elementwise(eqn: Equation, moving: list[Variable], table: Table) ->
     def push(*roots: Any) -> Any:
         return jax.jvp(lambda *roots: _with_roots(eqn, moving, roots), roots, roots)
 
-    shape = eqn.outputs[0].aval.shape
+    return _is_entrywise(jax.make_jaxpr(push)(*_shapes(moving)), eqn.outputs[0].aval.shape, table)
+
+
+def _is_entrywise(closed: Any, shape: tuple[int, ...], table: Table) -> bool:
+    """Whether a jaxpr computes entry i of its results from entry i of its operands, all of `shape`."""
     return all(
-        (e.primitive in table.elementwise or e.primitive in table.zero or not _has_derivative(e))
+        _is_entrywise(e.params["call_jaxpr"], shape, table)
+        if e.primitive is CUSTOM_JVP
+        else (e.primitive in table.elementwise or e.primitive in table.zero or not _has_derivative(e))
         and all(o.aval.shape in (shape, ()) for o in e.outputs)
-        for e in inline(jax.make_jaxpr(push)(*_shapes(moving))).equations
+        for e in inline(closed).equations
     )
 
 

@@ -16,9 +16,10 @@ import jax.extend.core as jex
 from jax import Array
 
 from nablax._compat import jaxpr_of
+from nablax.graph.classify import KINKS
 from nablax.graph.inline import inline
 from nablax.graph.nodes import Program, program
-from nablax.graph.probes import run
+from nablax.graph.probes import probes, run
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,11 @@ class Graph:
     def bind(self, others: Sequence[Array]) -> Bound:
         """The function v -> (y, rest) for given values of the other arguments."""
         return Bound(self, list(others))
+
+    @cached_property
+    def has_only_kinks(self) -> bool:
+        """Whether the graph is piecewise linear without being linear: no curvature between its kinks."""
+        return not probes(self.program) and bool(self.varying_primitives & KINKS)
 
     @cached_property
     def program(self) -> Program:

@@ -25,7 +25,7 @@ from jax import Array
 from nablax.graph import Bound
 from nablax.graph.nodes import Kind, Node
 from nablax.graph.probes import Probe, captured, probes
-from nablax.strategies.base import Derivatives, Strategy, Wants
+from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
 from nablax.strategies.nested import join, real_parts
 from nablax.strategies.sweep import Request
@@ -88,7 +88,7 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         return _sum(
-            _flat(form.products(J[i], J[j])) @ _flat(adjoint[0] * curvature).T
+            contraction("kh,ah->ka", _flat(form.products(J[i], J[j])), _flat(adjoint[0] * curvature[None]))
             for (i, j), curvature in zip(probe.node.pairs, second, strict=True)
         )
 
@@ -97,7 +97,7 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
         return _over_steps(local, probe)(roots, second, left, right)
 
     rows = form.apply(bend, J)
-    return _sum(_flat(r) @ _flat(lam).T for r, lam in zip(rows, adjoint, strict=True))
+    return _sum(contraction("kh,ah->ka", _flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
 
 
 def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:
@@ -105,8 +105,8 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     if probe.node.kind is Kind.ELEMENTWISE:
         total = jnp.zeros(())
         for (i, j), curvature in zip(probe.node.pairs, second, strict=True):
-            scaled = _flat(adjoint[0] * curvature)
-            block = jnp.einsum("ah,ch,eh->ace", scaled, _flat(J[i]), _flat(J[j]), optimize=[(0, 1), (0, 1)])
+            scaled = _flat(adjoint[0] * curvature[None])
+            block = contraction("ach,eh->ace", scaled[:, None] * _flat(J[i])[None], _flat(J[j]))
             total = total + (block if i == j else block + jnp.swapaxes(block, 1, 2))
         return total
 
@@ -118,9 +118,9 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
 
     pulled = jax.vmap(jax.vmap(along, in_axes=(None, 0)), in_axes=(0, None))(adjoint, J)
     if probe.node.kind is Kind.BILINEAR:
-        block = jnp.einsum("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
+        block = contraction("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
         return block + jnp.swapaxes(block, 1, 2)
-    return _sum(jnp.einsum("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
+    return _sum(contraction("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
 
 
 def _pull(node: Node, second: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:

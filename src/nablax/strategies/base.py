@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -102,7 +103,17 @@ def weight_rows(weights: Array | None, basis: Array) -> Array:
 
 def contract_hessian(hessian: Array, weights: Array | None) -> Array:
     """sum_{c,e} W[c,e] H[a,c,e], for a Hessian (A, C, C) that was formed anyway: (A,)."""
-    if weights is None or weights.ndim < 2:
+    if weights is None:
+        return jnp.trace(hessian, axis1=-2, axis2=-1)
+    if weights.ndim < 2:
         diagonal = jnp.diagonal(hessian, axis1=-2, axis2=-1)
-        return jnp.sum(diagonal if weights is None else diagonal * weights.astype(diagonal.real.dtype), axis=-1)
-    return jnp.sum(hessian * weights.astype(hessian.real.dtype), axis=(-2, -1))
+        return contraction("ac,c->a", diagonal, jnp.broadcast_to(weights, diagonal.shape[1:]))
+    return contraction("ace,ce->a", hessian, weights)
+
+
+def contraction(formula: str, *operands: Array) -> Array:
+    """``jnp.einsum`` in full precision: an accelerator would otherwise round the factors to a few digits.
+
+    The products inside the model keep the precision that its author chose.
+    """
+    return jnp.einsum(formula, *operands, precision=jax.lax.Precision.HIGHEST)

@@ -113,7 +113,7 @@ class Trace(Form):
         weights = self.weights.astype(tangents.real.dtype)
         if weights.ndim == 2:
             symmetric = (weights + weights.T) / 2
-            return tangents, jnp.tensordot(symmetric, tangents, axes=1)
+            return tangents, jnp.tensordot(symmetric, tangents, axes=1, precision=jax.lax.Precision.HIGHEST)
         return tangents, tangents * jnp.reshape(
             jnp.broadcast_to(weights, tangents.shape[:1]), (-1, *[1] * (tangents.ndim - 1))
         )

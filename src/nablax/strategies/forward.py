@@ -128,17 +128,17 @@ def _elementwise(
     function = lambda *roots: phi(*roots)[0][0]
     slopes = [derivative(function, i)(*at) for i in range(len(at))]
     curvatures = [derivative(derivative(function, i), j)(*at) for i, j in node.pairs]
-    tangents = sum(slope * root.tangents for slope, root in zip(slopes, roots, strict=True))
+    tangents = sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True))
     rows = []
     for k, form in enumerate(forms):
         row = sum(
-            curvature * form.products(roots[i].tangents, roots[j].tangents)
+            curvature[None] * form.products(roots[i].tangents, roots[j].tangents)
             for (i, j), curvature in zip(node.pairs, curvatures, strict=True)
         )
         for slope, root in zip(slopes, roots, strict=True):
             carried = root.rows[k]
             if carried is not None:
-                row += slope * carried
+                row += slope[None] * carried
         rows.append(row)
     return outputs, (tangents, tuple(rows))  # pyright: ignore[reportReturnType]
 

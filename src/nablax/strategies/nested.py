@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax.graph import Bound
-from nablax.strategies.base import Derivatives, SampleFunction, Strategy, Wants, contract_hessian, weight_rows
+from nablax.strategies.base import (
+    Derivatives,
+    SampleFunction,
+    Strategy,
+    Wants,
+    contract_hessian,
+    contraction,
+    weight_rows,
+)
 
 
 def forward_jacobian(f: SampleFunction) -> Callable[[Array], tuple[Array, tuple[Array, Any]]]:
@@ -77,7 +85,7 @@ class ForwardOverReverse(Strategy):
 
         def along(e: Array, w: Array) -> tuple[Array, Array, tuple[Array, Any]]:
             jacobian, moved, carried = jax.jvp(gradient, (v,), (e,), has_aux=True)
-            return moved @ w.astype(moved.dtype), jacobian, carried
+            return contraction("ac,c->a", moved, w), jacobian, carried
 
         return _by_directions(along, v, wants, weights, jacobian_axis=None)
 
@@ -256,7 +264,7 @@ def _push(f: SampleFunction, v: Array, tangent: Array) -> tuple[Array, tuple[Arr
 def _column(jacobian: Callable[..., Any], v: Array, direction: Array) -> tuple[Array, tuple[Array, Any]]:
     """J direction, (y, rest), from the whole Jacobian."""
     matrix, carried = jacobian(v)
-    return matrix @ direction.astype(matrix.dtype), carried
+    return contraction("ac,c->a", matrix, direction), carried
 
 
 def _basis(v: Array) -> Array:

@@ -1,0 +1,211 @@
+"""Derivatives on disk: what is written is what the transforms return, in steady memory, and readable by xarray."""
+
+import itertools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+import nablax
+from nablax import store
+from nablax.errors import DataError, ModelTraceError, OptionError
+
+C, H, A, D = 5, 7, 3, 23
+
+
+def network(params, x):
+    return jnp.tanh(params["hidden"][0] @ x + params["hidden"][1]) @ params["out"]
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(1)
+    return {"hidden": [rng.normal(size=(H, C)), rng.normal(size=H)], "out": rng.normal(size=(H, A))}
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(2).normal(size=(D, C))
+
+
+def test_store_holds_what_the_transforms_return(tmp_path, params, X):
+    wants = ["value", "jacobian", "hessian", "laplacian"]
+    report = store.run(network, wants, X, tmp_path / "d.zarr", params=params, unit_size=4, progress=False)
+    group = zarr.open_group(str(tmp_path / "d.zarr"), mode="r")
+    expected = nablax.derivatives(network, *wants)(params, X)
+    for want in wants:
+        np.testing.assert_allclose(group[want][:], expected[want], rtol=1e-12, atol=1e-14)
+        assert group[want].chunks[0] == 4
+    assert group.attrs["complete"] is True
+    assert [row.name for row in report.rows] == wants
+    row = report.rows[1]
+    assert (row.lowest, row.highest) == (np.min(expected["jacobian"]), np.max(expected["jacobian"]))
+    assert "23x3x5" in str(report)
+
+
+def test_store_opens_in_xarray_with_names_and_without_warnings(tmp_path, params, X):
+    features = [f"feature {k}" for k in range(C)]
+    store.run(
+        network,
+        ["hessian"],
+        X,
+        tmp_path / "d.zarr",
+        params=params,
+        feature_names=features,
+        output_names=["a", "b", "c"],
+        progress=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = xarray.open_zarr(tmp_path / "d.zarr")
+    assert data["hessian"].dims == ("sample", "output", "input", "input_2")
+    assert list(data["input_2"].values) == features
+    assert data["hessian"].sel(output="b", input="feature 1").shape == (D, C)
+
+
+def test_scalar_outputs_matrices_and_complex_numbers_have_the_right_axes(tmp_path):
+    X = np.random.default_rng(3).normal(size=(6, 2, 3))
+    store.run(lambda x: jnp.exp(1j * jnp.sum(x**2)), ["hessian"], X, tmp_path / "c.zarr", progress=False)
+    array = zarr.open_group(str(tmp_path / "c.zarr"))["hessian"]
+    assert array.shape == (6, 2, 3, 2, 3)
+    assert array.metadata.dimension_names == ("sample", "input0", "input1", "input0_2", "input1_2")
+    assert np.isnan(array.fill_value)
+    expected = jax.vmap(nablax.hessian(lambda x: jnp.exp(1j * jnp.sum(x**2)), in_axes=(0,)))(X[:, None])[:, 0]
+    np.testing.assert_allclose(array[:], expected)
+
+
+def test_zeros_are_stored_and_are_no_gaps(tmp_path, X):
+    store.run(lambda x: 2 * x, ["hessian"], X, tmp_path / "z.zarr", unit_size=5, progress=False)
+    assert np.all(zarr.open_group(str(tmp_path / "z.zarr"))["hessian"][:] == 0)
+
+
+def test_nonfinite_entries_are_counted(tmp_path):
+    X = np.array([[1.0], [0.0], [4.0]])
+    report = store.run(lambda x: jnp.sqrt(x), ["jacobian"], X, tmp_path / "n.zarr", progress=False)
+    assert report.rows[0].nonfinite == 1
+    assert report.rows[0].highest == 0.5
+
+
+def test_one_program_serves_every_unit(tmp_path, params, X):
+    traces = itertools.count()  # no list: what a model captures is watched, and a list that grows is a new model
+
+    def counted(params, x):
+        next(traces)
+        return network(params, x)
+
+    store.run(counted, ["jacobian"], X, tmp_path / "d.zarr", params=params, unit_size=4, progress=False)
+    once = next(traces)
+    store.run(counted, ["jacobian"], X, tmp_path / "e.zarr", params=params, unit_size=2, progress=False)
+    # One sample and one unit to find the shapes, one unit to compile: no matter how many units there are.
+    assert once <= 3
+    assert next(traces) - once - 1 <= 3
+
+
+def test_a_store_that_exists_is_kept_unless_asked(tmp_path, params, X):
+    out = tmp_path / "d.zarr"
+    store.run(network, ["value"], X, out, params=params, progress=False)
+    with pytest.raises(DataError, match=r"exists already.*overwrite"):
+        store.run(network, ["value"], X, out, params=params, progress=False)
+    store.run(network, ["jacobian"], X, out, params=params, overwrite=True, progress=False)
+    assert set(zarr.open_group(str(out)).array_keys()) == {"jacobian"}
+
+
+def test_a_folder_that_is_no_store_is_never_overwritten(tmp_path, params, X):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(DataError, match="no zarr group"):
+        store.run(network, ["value"], X, tmp_path / "thesis", params=params, overwrite=True, progress=False)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_run_that_fails_leaves_nothing_that_looks_complete(tmp_path, params):
+    class Failing(np.ndarray):
+        def __getitem__(self, index):
+            if isinstance(index, slice) and (index.start or 0) >= 8:
+                raise DataError("the disk is gone")
+            return super().__getitem__(index)
+
+    X = np.random.default_rng(4).normal(size=(D, C)).view(Failing)
+    with pytest.raises(DataError, match="disk is gone"):
+        store.run(network, ["value"], X, tmp_path / "d.zarr", params=params, unit_size=4, progress=False)
+    group = zarr.open_group(str(tmp_path / "d.zarr"), mode="r")
+    assert group.attrs["complete"] is False
+    assert np.isnan(group["value"][8:]).all()
+    assert not np.isnan(group["value"][:8]).any()
+
+
+def test_names_must_fit_the_axes(tmp_path, params, X):
+    with pytest.raises(OptionError, match="feature_names has 2 names, but the axis has 5"):
+        store.run(network, ["jacobian"], X, tmp_path / "d.zarr", params=params, feature_names=["a", "b"])
+    assert not (tmp_path / "d.zarr").exists()
+
+
+def test_a_model_of_the_wrong_shape_writes_nothing(tmp_path, params):
+    with pytest.raises(ModelTraceError, match=r"argument 1: float64\[4\]"):
+        store.run(network, ["jacobian"], np.zeros((3, 4)), tmp_path / "d.zarr", params=params)
+    assert not (tmp_path / "d.zarr").exists()
+
+
+def test_parameters_round_trip(tmp_path, params):
+    tree = {"layers": [params["hidden"], {"scale": np.float32(2)}], "out": params["out"]}
+    store.save_parameters(tmp_path / "p.npz", tree)
+    back = store.load_parameters(tmp_path / "p.npz")
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
+    with pytest.raises(DataError, match="keys must be strings without '/'"):
+        store.save_parameters(tmp_path / "q.npz", {"a/b": np.ones(2)})
+
+
+def test_csv_with_and_without_header(tmp_path):
+    (tmp_path / "h.csv").write_text("age,bmi\n1,2.5\n3,-4e1\n")
+    inputs = store.read_inputs(tmp_path / "h.csv")
+    assert inputs.names == ("age", "bmi")
+    np.testing.assert_array_equal(inputs.array, [[1, 2.5], [3, -40]])
+    (tmp_path / "n.csv").write_text("1,2\n3,4\n5,6\n")
+    inputs = store.read_inputs(tmp_path / "n.csv")
+    assert inputs.names is None
+    assert inputs.array.shape == (3, 2)
+
+
+def test_npz_by_name(tmp_path):
+    np.savez(tmp_path / "two.npz", train=np.zeros((2, 3)), test=np.ones((4, 3)))
+    assert store.read_inputs(f"{tmp_path}/two.npz:test").array.shape == (4, 3)
+    with pytest.raises(DataError, match="holds the arrays train, test"):
+        store.read_inputs(tmp_path / "two.npz")
+
+
+def _bad_files(folder):
+    np.save(folder / "integers.npy", np.arange(6).reshape(2, 3))
+    np.save(folder / "empty.npy", np.zeros((0, 3)))
+    np.save(folder / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(folder / "whole.npy", np.zeros((100, 3)))
+    (folder / "truncated.npy").write_bytes((folder / "whole.npy").read_bytes()[:500])
+    (folder / "text.csv").write_text("a,b\n1,2\n3,four\n")
+    (folder / "ragged.csv").write_text("1,2\n3\n")
+    (folder / "header.csv").write_text("a,b\n")
+    (folder / "model.pkl").write_bytes(b"\x80\x04N.")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("integers.npy", "dtype int64; derivatives need real floating point"),
+        ("empty.npy", "at least one sample"),
+        ("pickled.npy", "pickled Python objects, which are never loaded"),
+        ("truncated.npy", "damaged"),
+        ("text.csv", r"row 3, column 2 \(b\) holds 'four'"),
+        ("ragged.csv", "row 2 has 1 columns; 2 are expected"),
+        ("header.csv", "no rows of numbers"),
+        ("missing.npy", "no such file"),
+        ("missing.csv", "no such file"),
+        ("model.pkl", "files of kind '.pkl' are not read"),
+    ],
+)
+def test_bad_files_are_named_errors(tmp_path, name, message):
+    _bad_files(tmp_path)
+    with pytest.raises(DataError, match=message):
+        store.read_inputs(tmp_path / name)
