@@ -1,14 +1,19 @@
 """The command line, on real files, in this process where that is enough."""
 
+import importlib.metadata
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import xarray
+import zarr
 
 from nablax import cli, store
+from nablax.store.report import Statistics
 
 MODEL = """
 import jax.numpy as jnp
@@ -16,8 +21,37 @@ import jax.numpy as jnp
 def network(params, x):
     return jnp.tanh(x @ params["W"]) @ params["V"]
 
-def wrong(params, x):
-    raise RuntimeError("out of cheese")
+def lines(params, x):
+    raise RuntimeError("out of cheese\\nin two lines")
+"""
+
+WRONG = """
+import jax, jax.numpy as jnp
+
+@jax.custom_jvp
+def network(x):
+    return jnp.sin(x)
+
+network.defjvp(lambda x, t: (jnp.sin(x[0]), jnp.where(x[0] == 1, 2, 1) * jnp.cos(x[0]) * t[0]))
+"""
+
+MODULE = """
+from __future__ import annotations
+
+import dataclasses
+import jax.numpy as jnp
+
+@dataclasses.dataclass
+class Network:
+    scale: dataclasses.InitVar[float]
+
+    def __post_init__(self, scale):
+        self.factor = scale
+
+    def __call__(self, x):
+        return jnp.sin(self.factor * x)
+
+network = Network(2.0)
 """
 
 
@@ -27,11 +61,21 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "model.py").write_text(MODEL)
     np.save(tmp_path / "X.npy", rng.normal(size=(17, 4)).astype(np.float32))
     np.savetxt(tmp_path / "X.csv", rng.normal(size=(9, 4)), delimiter=",", header="a,b,c,d", comments="")
+    np.save(tmp_path / "narrow.npy", np.ones((5, 3), np.float32))
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "truncated.npy").write_bytes((tmp_path / "X.npy").read_bytes()[:-4])
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n3,x\n")
+    np.savez(tmp_path / "wrong.npz", W=np.ones((3, 6)), V=np.ones((6, 2)))
+    np.savez(tmp_path / "text.npz", W=np.array(["one"]))
     store.save_parameters(tmp_path / "p.npz", {"W": rng.normal(size=(4, 6)), "V": rng.normal(size=(6, 2))})
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     before = jax.config.read("jax_enable_x64")
     yield tmp_path
     jax.config.update("jax_enable_x64", before)
+
+
+DERIVE = "derive model.py:network --params p.npz --inputs X.npy"
 
 
 def run(line: str) -> int:
@@ -39,14 +83,19 @@ def run(line: str) -> int:
 
 
 def test_derive_writes_a_store_and_prints_its_table(folder, capsys):
-    line = "derive model.py:network --params p.npz --inputs X.npy --of jacobian hessian_diagonal --out d.zarr --unit-size 5"
-    assert run(line) == 0
+    assert run(f"{DERIVE} --of jacobian hessian_diagonal --out d.zarr --unit-size 5") == 0
     out = capsys.readouterr()
     assert "17x2x4" in out.out
     assert "float32" in out.out
     assert "17/17" in out.err  # the bar
     data = xarray.open_zarr(folder / "d.zarr")
     assert set(data) == {"jacobian", "hessian_diagonal"}
+    assert data["hessian_diagonal"].dims == ("sample", "output", "input")
+    assert data.attrs["results"]["jacobian"] == {
+        "shape": [17, 2, 4],
+        "dtype": "float32",
+        "axes": ["sample", "output", "input"],
+    }
     assert data.attrs["model"] == "model.py:network"
     assert data.attrs["complete"]
 
@@ -72,41 +121,124 @@ def test_check_prints_its_report(folder, capsys):
     assert "nested AD in float64" in capsys.readouterr().out
 
 
+def test_check_reads_a_few_samples_and_names_them_by_their_place_in_the_file(folder, capsys):
+    (folder / "wrong.py").write_text(WRONG)
+    X = np.zeros((17, 4), np.float32)
+    X[8] = 1.0  # the samples 0, 8 and 16 are checked, and only this one has a slope
+    np.save("X.npy", X)
+    assert run("check wrong.py:network --inputs X.npy --of jacobian --samples 3") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nablax.check: 3 samples, float32"
+    assert "finite differences" in lines[2]
+    assert "worst sample 8 " in lines[2]
+    assert "DIFFERS" in lines[2]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("derive model.py:network --params p.npz --inputs nothing.npy", "nothing.npy: there is no such file"),
         ("derive model.py:network --params nothing.npz --inputs X.npy", "nothing.npz: there is no such file"),
-        ("derive model.py:netwrok --params p.npz --inputs X.npy", "no function 'netwrok'; it has network, wrong"),
+        ("derive model.py:netwrok --params p.npz --inputs X.npy", "no function 'netwrok'; it has network, lines"),
         ("derive nothing.py:network --inputs X.npy", "nothing.py: there is no such file"),
         ("derive model.py --inputs X.npy", "names no function"),
+        ("derive :network --inputs X.npy", "names no function"),
         ("derive no.such.module:f --inputs X.npy", "ModuleNotFoundError"),
-        ("derive model.py:wrong --params p.npz --inputs X.npy", "out of cheese"),
+        ("derive model.py:lines --params p.npz --inputs X.npy", "the model raised RuntimeError"),
         ("derive model.py:network --inputs X.npy", "missing 1 required positional argument"),
-        ("derive model.py:network --params p.npz --inputs X.npy --strategy magic", "strategy='magic' is unknown"),
-        (
-            "derive model.py:network --params p.npz --inputs X.npy --of divergence",
-            "divergence needs a model whose output",
-        ),
-        ("derive model.py:network --params p.npz --inputs X.npy --out model.py", "it exists already"),
-        ("derive model.py:network --params p.npz --inputs X.npy --out model.py --overwrite", "no zarr group"),
-        ("derive model.py:network --params p.npz --inputs X.npy --out model.py/d.zarr", "cannot be written"),
-        ("derive model.py:network --params p.npz --inputs X.npy --unit-size 0", "unit_size=0 must be a positive int"),
+        ("derive model.py:network --params p.npz --inputs narrow.npy", "argument 1: float32[3]"),
+        ("derive model.py:network --params wrong.npz --inputs X.npy", "['W'] float32[3, 6]; argument 1: float32[4]"),
+        ("derive model.py:network --params text.npz --inputs X.npy", "text.npz: 'W' has dtype <U3; parameters must be"),
+        ("derive model.py:network --params p.npz --inputs truncated.npy", "truncated.npy: the file is damaged"),
+        ("derive model.py:network --params p.npz --inputs pickled.npy", "pickled Python objects, which are never"),
+        ("derive model.py:network --params p.npz --inputs text.csv", "text.csv: row 3, column 2 (b) holds 'x'"),
+        (f"{DERIVE} --strategy magic", "strategy='magic' is unknown"),
+        (f"{DERIVE} --of divergence", "divergence needs a model whose output"),
+        (f"{DERIVE} --out model.py", "it exists already"),
+        (f"{DERIVE} --out model.py --overwrite", "no zarr group"),
+        (f"{DERIVE} --out model.py/d.zarr", "cannot be written"),
+        (f"{DERIVE} --unit-size 0", "unit_size=0 must be a positive int"),
+        (f"{DERIVE} --chunk-size 0", "chunk_size=0 must be a positive int"),
+        ("check model.py:network --params p.npz --inputs X.npy --samples 0", "samples=0 must be a positive int"),
+        ("check model.py:network --params p.npz --inputs narrow.npy", "argument 1: float32[3]"),
+        ("demo --out model.py", "FileExistsError"),
     ],
 )
 def test_an_error_of_the_user_is_one_line_and_exit_code_2(folder, capsys, line, message):
+    before = sorted(path.name for path in folder.iterdir())
     assert run(line) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.startswith("nablax: ")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+    assert sorted(path.name for path in folder.iterdir()) == before  # not even the beginning of a store
 
 
-def test_a_model_file_that_raises_is_named(folder, capsys):
-    (folder / "broken.py").write_text("1 / 0\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0\n", "broken.py: ZeroDivisionError was raised when it was imported (division by zero)"),
+        ("import sys\nsys.exit('bye')\n", "broken.py: SystemExit was raised when it was imported (bye)"),
+        ("def f(:\n", "broken.py: SyntaxError was raised"),
+        ("raise ValueError('two\\nlines')\n", "(two lines)"),
+    ],
+)
+def test_a_model_file_that_raises_is_named(folder, capsys, text, message):
+    (folder / "broken.py").write_text(text)
     assert run("derive broken.py:f --inputs X.npy") == 2
-    assert "broken.py: the file raised ZeroDivisionError" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_pickle_is_never_loaded(folder):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(folder / "sprung"), "w"))
+
+    np.save("array.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    np.savez("array.npz", X=np.array([Trap()], dtype=object))
+    Path("bare.npy").write_bytes(pickle.dumps(Trap()))
+    for name in ("array.npy", "array.npz", "bare.npy"):
+        assert run(f"derive model.py:network --params p.npz --inputs {name}") == 2
+        assert run(f"derive model.py:network --params {name} --inputs X.npy") == 2
+    assert not (folder / "sprung").exists()
+    np.load("array.npy", allow_pickle=True)
+    assert (folder / "sprung").exists()  # the trap works
+
+
+def test_a_model_may_be_a_module_of_the_working_folder_and_hold_dataclasses(folder):
+    (folder / "package_of_models").mkdir()
+    (folder / "package_of_models" / "inner.py").write_text(MODULE)
+    (folder / "callable.py").write_text(MODULE)
+    assert run("derive package_of_models.inner:network --inputs X.npy --out a.zarr --quiet") == 0
+    assert run("derive callable.py:network --inputs X.npy --out b.zarr --quiet") == 0
+    slope = 2 * np.cos(2 * np.load("X.npy"))
+    for name in ("a.zarr", "b.zarr"):
+        found = np.diagonal(xarray.open_zarr(name)["jacobian"].values, axis1=1, axis2=2)
+        np.testing.assert_allclose(found, slope, rtol=1e-5, atol=1e-5)
+
+
+def test_warnings_are_one_line_each_and_writing_makes_none(folder):
+    """In a process of its own: pytest gathers warnings instead of letting them through."""
+    (folder / "relu.py").write_text("import jax\n\n\ndef network(x):\n    return jax.nn.relu(x)\n")
+    line = [sys.executable, "-m", "nablax.cli", "derive", "relu.py:network", "--inputs", "X.csv", "--quiet", "--of"]
+    done = subprocess.run([*line, "hessian"], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("nablax: ZeroSecondDerivativeWarning: ")
+    assert done.stderr.count("\n") == 1
+    done = subprocess.run([*line, "jacobian", "--out", "e.zarr"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_an_interrupted_run_says_so(folder, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Statistics, "add", interrupted)
+    assert run(f"{DERIVE} --out d.zarr --quiet") == 130
+    assert capsys.readouterr().err == "nablax: interrupted; a store that was being written is not complete.\n"
+    assert zarr.open_group("d.zarr", mode="r").attrs["complete"] is False
 
 
 def test_debug_shows_the_traceback(folder):
@@ -124,7 +256,7 @@ def test_help_and_version_do_not_wait_for_jax():
     for arguments, expected in (
         (["--help"], "Examples:"),
         (["derive", "--help"], "--unit-size"),
-        (["--version"], "nablax "),
+        (["--version"], f"nablax {importlib.metadata.version('nablax')}"),
     ):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
         assert expected in done.stdout

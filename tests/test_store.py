@@ -1,7 +1,13 @@
 """Derivatives on disk: what is written is what the transforms return, in steady memory, and readable by xarray."""
 
 import itertools
+import pickle
+import pkgutil
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +18,8 @@ import zarr
 
 import nablax
 from nablax import store
-from nablax.errors import DataError, ModelTraceError, OptionError
+from nablax.errors import BatchSizeError, DataError, ModelTraceError, OptionError
+from nablax.store.samples import Samples
 
 C, H, A, D = 5, 7, 3, 23
 
@@ -105,6 +112,81 @@ def test_one_program_serves_every_unit(tmp_path, params, X):
     assert next(traces) - once - 1 <= 3
 
 
+def test_units_are_bounded_by_inputs_and_results_and_are_about_equally_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("nablax.store.streaming.UNIT_BYTES", 2000)
+    monkeypatch.setattr("nablax.store.zarr_store.CHUNK_BYTES", 40)
+    read = []
+
+    class Recorded(np.ndarray):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    X = np.random.default_rng(6).normal(size=(103, 6)).view(Recorded)  # 48 bytes in and 8 out: 35 samples in 2000 bytes
+    store.run(lambda x: jnp.sum(x**2), ["value"], X, tmp_path / "d.zarr", progress=False)
+    assert [(index.start, index.stop) for index in read] == [(0, 48), (48, 96), (96, 144)]  # 35 rounded up to 16s
+    array = zarr.open_group(str(tmp_path / "d.zarr"))["value"]
+    assert (array.shards, array.chunks) == ((48,), (3,))
+    np.testing.assert_allclose(array[:], np.sum(np.asarray(X) ** 2, axis=1), rtol=1e-12)
+
+
+def test_a_memory_mapped_file_does_not_stay_in_memory(tmp_path):
+    X = np.random.default_rng(7).normal(size=(3000, 1000))
+    np.save(tmp_path / "X.npy", X)
+    mapped = store.read_inputs(tmp_path / "X.npy").array
+    assert isinstance(mapped, np.memmap)
+    samples = Samples(mapped, np.float32)
+    before = _mapped_kibibytes(tmp_path / "X.npy")
+    pieces = [samples[k : k + 100] for k in range(0, 3000, 100)]
+    assert _mapped_kibibytes(tmp_path / "X.npy") == before == 0
+    np.testing.assert_array_equal(np.concatenate(pieces), X.astype(np.float32))
+    assert mapped.sum() != 0
+    assert _mapped_kibibytes(tmp_path / "X.npy") > 20_000  # the measure works: all 24 MB are in memory now
+
+
+def _mapped_kibibytes(path):
+    """Resident memory of this process that is pages of a file."""
+    maps = Path("/proc/self/smaps")
+    if not maps.exists():
+        pytest.skip("only Linux says what is in memory")
+    lines = iter(maps.read_text().splitlines())
+    return sum(int(next(r for r in lines if r.startswith("Rss:")).split()[1]) for line in lines if str(path) in line)
+
+
+def test_changes_to_a_copy_on_write_map_are_not_lost(tmp_path):
+    np.save(tmp_path / "X.npy", np.zeros((4, 3)))
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="c")
+    mapped[1] = 5
+    samples = Samples(mapped)
+    assert samples[1:2].sum() == samples[1:2].sum() == 15
+
+
+def test_other_byte_orders_run(tmp_path, params, X):
+    store.run(network, ["value"], X.astype(">f8"), tmp_path / "d.zarr", params=params, progress=False)
+    expected = jax.vmap(network, (None, 0))(params, X)
+    np.testing.assert_allclose(zarr.open_group(str(tmp_path / "d.zarr"))["value"][:], expected, rtol=1e-12)
+
+
+def test_compiling_is_not_counted_as_time_of_a_sample(tmp_path):
+    def slow_to_trace(x):
+        time.sleep(0.2)
+        return jnp.sin(x)
+
+    report = store.run(slow_to_trace, ["value"], np.ones((10, 2)), tmp_path / "d.zarr", progress=False)
+    assert report.compile_seconds > 0.2
+    assert report.microseconds * 10 * 1e-6 == pytest.approx(report.seconds - report.compile_seconds)
+
+
+def test_the_function_is_not_hidden_by_a_module_of_its_name():
+    assert not {module.name for module in pkgutil.iter_modules(store.__path__)} & set(store.__all__)
+
+
+def test_no_samples_is_an_error_and_no_empty_store(tmp_path):
+    with pytest.raises(BatchSizeError):
+        store.run(lambda x: x, ["value"], np.ones((0, 2)), tmp_path / "d.zarr", progress=False)
+    assert not (tmp_path / "d.zarr").exists()
+
+
 def test_a_store_that_exists_is_kept_unless_asked(tmp_path, params, X):
     out = tmp_path / "d.zarr"
     store.run(network, ["value"], X, out, params=params, progress=False)
@@ -139,8 +221,10 @@ def test_a_run_that_fails_leaves_nothing_that_looks_complete(tmp_path, params):
 
 
 def test_names_must_fit_the_axes(tmp_path, params, X):
-    with pytest.raises(OptionError, match="feature_names has 2 names, but the axis has 5"):
+    with pytest.raises(OptionError, match=r"feature_names has 2 names, but x has the shape \(5,\)"):
         store.run(network, ["jacobian"], X, tmp_path / "d.zarr", params=params, feature_names=["a", "b"])
+    with pytest.raises(OptionError, match=r"output_names has 2 names, but y has the shape \(\)"):
+        store.run(lambda x: x @ x, ["hessian"], X, tmp_path / "d.zarr", output_names=["a", "b"])
     assert not (tmp_path / "d.zarr").exists()
 
 
@@ -150,14 +234,64 @@ def test_a_model_of_the_wrong_shape_writes_nothing(tmp_path, params):
     assert not (tmp_path / "d.zarr").exists()
 
 
+def test_a_killed_run_does_not_look_complete_and_can_be_written_again(tmp_path):
+    code = f"""
+import os, numpy as np
+from nablax import store
+class Killing(np.ndarray):
+    def __getitem__(self, index):
+        if isinstance(index, slice) and index.start:
+            os.kill(os.getpid(), 9)
+        return super().__getitem__(index)
+store.run(lambda x: 2 * x, ["value"], np.ones((9, 2)).view(Killing), {str(tmp_path / "d.zarr")!r}, unit_size=4)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
+    assert zarr.open_group(str(tmp_path / "d.zarr"), mode="r").attrs["complete"] is False
+    store.run(lambda x: 2 * x, ["value"], np.ones((9, 2)), tmp_path / "d.zarr", overwrite=True, progress=False)
+    group = zarr.open_group(str(tmp_path / "d.zarr"), mode="r")
+    assert group.attrs["complete"] is True
+    assert np.all(group["value"][:] == 2)
+
+
 def test_parameters_round_trip(tmp_path, params):
     tree = {"layers": [params["hidden"], {"scale": np.float32(2)}], "out": params["out"]}
     store.save_parameters(tmp_path / "p.npz", tree)
     back = store.load_parameters(tmp_path / "p.npz")
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
-    with pytest.raises(DataError, match="keys must be strings without '/'"):
-        store.save_parameters(tmp_path / "q.npz", {"a/b": np.ones(2)})
+    store.save_parameters(tmp_path / "one.npz", {"value": params["out"]})
+    assert list(store.load_parameters(tmp_path / "one.npz")) == ["value"]
+    store.save_parameters(tmp_path / "bare.npz", params["out"])
+    np.testing.assert_array_equal(store.load_parameters(tmp_path / "bare.npz"), params["out"])
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a/b": np.ones(2)}, "keys must be strings without '/'"),
+        ({"a": {3: np.ones(2)}}, "a has the key 3; keys must be strings"),
+        ({"a": [np.ones(2), ()]}, r"a/1 is empty \(\(\)\)"),
+        ({"a": {"0": np.ones(2), "1": np.ones(2)}}, "a has the keys 0, 1, which would come back as a list"),
+        ({"a": None}, "a is a NoneType; the file takes arrays of numbers"),
+        ({"a": jnp.ones(2, jnp.bfloat16)}, "a is an array of bfloat16"),
+    ],
+)
+def test_parameters_that_would_not_come_back_are_refused(tmp_path, tree, message):
+    with pytest.raises(DataError, match=message):
+        store.save_parameters(tmp_path / "p.npz", tree)
+    assert not (tmp_path / "p.npz").exists()
+
+
+def test_parameters_that_cannot_be_read_or_written(tmp_path):
+    with pytest.raises(DataError, match="cannot be written"):
+        store.save_parameters(tmp_path / "nowhere" / "p.npz", np.ones(2))
+    np.savez(tmp_path / "text.npz", **{"out/W": np.array(["one"])})
+    with pytest.raises(DataError, match="'out/W' has dtype <U3; parameters must be numbers"):
+        store.load_parameters(tmp_path / "text.npz")
+    np.savez(tmp_path / "inside.npz", **{"W/b": np.ones(2), "W": np.ones(3)})
+    with pytest.raises(DataError, match="'W/b' lies inside 'W', which is an array itself"):
+        store.load_parameters(tmp_path / "inside.npz")
 
 
 def test_csv_with_and_without_header(tmp_path):
@@ -184,6 +318,15 @@ def _bad_files(folder):
     np.save(folder / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(folder / "whole.npy", np.zeros((100, 3)))
     (folder / "truncated.npy").write_bytes((folder / "whole.npy").read_bytes()[:500])
+    (folder / "garbage.npy").write_bytes(b"garbage" * 20)
+    (folder / "bare.npy").write_bytes(pickle.dumps([1.0]))
+    (folder / "nothing.npy").write_bytes(b"")
+    (folder / "gap.csv").write_text("1,,3\n4,5,6\n")
+    (folder / "mixed.csv").write_text("1,2,oops\n4,5,6\n")
+    (folder / "index.csv").write_text(",a\n0,1.5\n")
+    (folder / "semicolons.csv").write_text("a;b\n1;2\n")
+    (folder / "underscore.csv").write_text("a\n1_000\n")
+    (folder / "latin.csv").write_bytes(b"\xe9t\xe9\n1\n")
     (folder / "text.csv").write_text("a,b\n1,2\n3,four\n")
     (folder / "ragged.csv").write_text("1,2\n3\n")
     (folder / "header.csv").write_text("a,b\n")
@@ -196,7 +339,16 @@ def _bad_files(folder):
         ("integers.npy", "dtype int64; derivatives need real floating point"),
         ("empty.npy", "at least one sample"),
         ("pickled.npy", "pickled Python objects, which are never loaded"),
-        ("truncated.npy", "damaged"),
+        ("truncated.npy", "damaged, cut off"),
+        ("garbage.npy", "damaged, cut off, or no NumPy file .'it begins like no file of NumPy"),
+        ("bare.npy", "pickled Python objects, which are never loaded"),
+        ("nothing.npy", "damaged, cut off"),
+        ("gap.csv", "row 1, column 2 holds '', which is not a number; a header must name every column"),
+        ("mixed.csv", "row 1, column 3 holds 'oops', which is not a number; a header must name"),
+        ("index.csv", "row 1, column 1 holds '', which is not a number; a header must name"),
+        ("semicolons.csv", r"row 2, column 1 \(a;b\) holds '1;2', .* separated by commas"),
+        ("underscore.csv", r"row 2, column 1 \(a\) holds '1_000'"),
+        ("latin.csv", "cannot be read as text"),
         ("text.csv", r"row 3, column 2 \(b\) holds 'four'"),
         ("ragged.csv", "row 2 has 1 columns; 2 are expected"),
         ("header.csv", "no rows of numbers"),

@@ -200,7 +200,7 @@ def _references(
         return _nested(f, v), _differences(f, v)
 
     found = jax.jit(jax.vmap(one))(batched)
-    return [_wants_of(*map(np.asarray, reference), weights) for reference in found]
+    return [_wants_of(np.asarray(y), np.asarray(J), np.asarray(H), weights) for y, J, H in found]
 
 
 def _nested(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, Array]:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 try:
     import tyro
+    from tyro.constructors import PrimitiveConstructorSpec
 except ImportError:  # the library itself does not need it
     sys.exit('The command line needs the extra "cli": pip install "nablax[cli]"')
 
 from nablax._errors import DataError, NablaxError
-from nablax._version import __version__
 
-Want = Literal["value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence"]
+WANTS = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence")
+
+# For a default of any other form, such as "int | None" or a tuple of literals, tyro imports typeguard, and --help waits
+# for it.
+MaybeInt = Optional[int]  # noqa: UP045
+MaybePath = Optional[Path]  # noqa: UP045
+Wants = Annotated[
+    tuple,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"{{{','.join(WANTS)}}}",
+        instance_from_str=tuple,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+        choices=WANTS,
+    ),
+]
 
 EXAMPLES = """\
 Derivatives of neural networks, sample by sample.
@@ -36,15 +53,15 @@ class _OnData:
     """The model of one sample: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. The file is code and is run."""
     inputs: str
     """Samples on axis 0: a .npy, .npz (FILE.npz:NAME) or .csv file."""
-    params: Path | None = None
+    params: MaybePath = None
     """Parameters, a .npz file; names with "/" are nested. Without it the model is called with x alone."""
-    of: tuple[Want, ...] = ("jacobian",)
+    of: Wants = ("jacobian",)
     """Which derivatives."""
     precision: Literal["float32", "float64"] = "float32"
-    """Compute in this precision."""
+    """Compute in this precision, whatever that of the files is."""
     strategy: str = "auto"
     """How to differentiate; see the documentation of nablax.jacobian."""
-    chunk_size: int | None = None
+    chunk_size: MaybeInt = None
     """Samples that go through the model at once; chosen if not given."""
     debug: bool = False
     """Show the traceback of an error."""
@@ -56,7 +73,7 @@ class Derive(_OnData):
 
     out: Path = Path("derivatives.zarr")
     """The store to write."""
-    unit_size: int | None = None
+    unit_size: MaybeInt = None
     """Samples that are read, derived and written at a time; chosen if not given."""
     overwrite: bool = False
     """Replace a store that exists."""
@@ -93,30 +110,50 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a check that failed, 2 for an error of the user."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
-        print(f"nablax {__version__}")
+        from importlib.metadata import version
+
+        print(f"nablax {version('nablax')}")
         return 0
-    command: Any = tyro.cli(Command, args=arguments, prog="nablax", description=EXAMPLES)  # pyright: ignore
+    command: Any = tyro.cli(  # pyright: ignore
+        Command, args=arguments, prog="nablax", description=EXAMPLES, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     try:
-        return {Derive: _derive, Check: _check, Demo: _demo}[type(command)](command)
-    except NablaxError as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return {Derive: _derive, Check: _check, Demo: _demo}[type(command)](command)
+    except (NablaxError, OSError) as error:
         if command.debug:
             raise
-        print(f"nablax: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"nablax: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if command.debug:
+            raise
+        print("nablax: interrupted; a store that was being written is not complete.", file=sys.stderr)
+        return 130
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"nablax: {category.__name__}: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
 
 
 def _derive(command: Derive) -> int:
     model, params, inputs = _load(command)
     from nablax.store import run
+    from nablax.store.samples import Samples
 
     report = run(
         model,
         command.of,
-        inputs.array,
+        Samples(inputs.array, command.precision),  # pyright: ignore[reportArgumentType]
         command.out,
         params=params,
         unit_size=command.unit_size,
-        chunk_size=command.chunk_size or "auto",
+        chunk_size="auto" if command.chunk_size is None else command.chunk_size,
         strategy=command.strategy,
         feature_names=inputs.names,
         overwrite=command.overwrite,
@@ -129,13 +166,21 @@ def _derive(command: Derive) -> int:
 
 def _check(command: Check) -> int:
     model, params, inputs = _load(command)
+    import numpy as np
+
     import nablax
 
+    chunk_size = "auto" if command.chunk_size is None else command.chunk_size
     checked = nablax.check(
-        model, *command.of, samples=command.samples, strategy=command.strategy, chunk_size=command.chunk_size or "auto"
+        model, *command.of, samples=command.samples, strategy=command.strategy, chunk_size=chunk_size
     )
-    report = checked(inputs.array) if params is None else checked(params, inputs.array)
-    print(report)
+    # Only these are read: the file may be larger than the memory.
+    last = len(inputs.array) - 1
+    chosen = np.unique(np.linspace(0, last, min(command.samples, last + 1)).round().astype(int))
+    X = inputs.array[chosen].astype(command.precision)
+    report = checked(X) if params is None else checked(params, X)
+    found = tuple(replace(c, worst_sample=int(chosen[c.worst_sample])) for c in report.comparisons)
+    print(replace(report, comparisons=found))
     return 0 if report.passed else 1
 
 
@@ -147,66 +192,57 @@ def _demo(command: Demo) -> int:
 
 
 def _load(command: _OnData) -> tuple[Any, Any, Any]:
-    """(model, params or None, inputs) of a command, in its precision."""
-    from nablax.store import Inputs, load_parameters, read_inputs
+    """(model, params or None, inputs) of a command; floating point parameters in its precision."""
+    from nablax.store import load_parameters, read_inputs
 
     inputs = read_inputs(command.inputs)  # first: the cheapest to be wrong
     params = None if command.params is None else load_parameters(command.params)
     import jax
 
     jax.config.update("jax_enable_x64", command.precision == "float64")
-    array = inputs.array if inputs.array.dtype == command.precision else _Cast(inputs.array, command.precision)
     params = jax.tree.map(lambda a: a.astype(command.precision) if a.dtype.kind == "f" else a, params)
-    return _load_model(command.model), params, Inputs(array, inputs.names)  # pyright: ignore[reportArgumentType]
-
-
-class _Cast:
-    """An array that is converted piece by piece as it is read, so that it need not fit the memory."""
-
-    def __init__(self, array: Any, dtype: str) -> None:
-        import numpy as np
-
-        self.array, self.dtype, self.shape, self.ndim = array, np.dtype(dtype), array.shape, array.ndim
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.array[index].astype(self.dtype)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        return self.array.astype(dtype or self.dtype)
+    return _load_model(command.model), params, inputs
 
 
 def _load_model(spec: str) -> Any:
     """The function that FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION names."""
-    import importlib
-    import importlib.util
-
-    place, colon, name = spec.rpartition(":")
-    if not colon or not name:
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
         raise DataError(f"the model {spec!r} names no function; write FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise DataError(f"{place}: there is no such file.")
     try:
-        if place.endswith(".py"):
-            if not Path(place).is_file():
-                raise DataError(f"{place}: there is no such file.")
-            found = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert found is not None
-            assert found.loader is not None
-            module = importlib.util.module_from_spec(found)
-            sys.path.insert(0, str(Path(place).resolve().parent))  # so that the file can import its neighbours
-            found.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except NablaxError:
-        raise
-    except Exception as error:
-        raise DataError(f"{place}: the file raised {type(error).__name__} when it was imported ({error}).") from error
+        module = _run_file(Path(place)) if place.endswith(".py") else _import(place)
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{place}: {type(error).__name__} was raised when it was imported ({error}).") from error
     model = getattr(module, name, None)
     if not callable(model):
-        functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        functions = [n for n in own if not n.startswith("_")]
         raise DataError(f"{place}: it has no function {name!r}; it has {', '.join(functions) or 'none'}.")
     return model
+
+
+def _run_file(path: Path) -> Any:
+    """The module in a file, which can import its neighbours as if Python had been started with it."""
+    from importlib import util
+
+    found = util.spec_from_file_location(f"nablax_model_{path.stem}", path)
+    assert found is not None
+    assert found.loader is not None
+    module = util.module_from_spec(found)
+    sys.modules[found.name] = module  # dataclasses look their module up there
+    sys.path.insert(0, str(path.resolve().parent))
+    found.loader.exec_module(module)
+    return module
+
+
+def _import(name: str) -> Any:
+    """A module by name, from the working folder too: an installed command does not look there by itself."""
+    import importlib
+
+    sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(name)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nablax._demo.report import Derivatives
 from nablax._demo.training import Patients
@@ -16,7 +17,7 @@ BLUE, RED, GREY = "#2166ac", "#b2182b", "#666666"
 def draw(path: Path, d: Derivatives, patients: Patients) -> None:
     """Writes the picture with four panels."""
     # A Figure of its own, not pyplot's: needs no display and leaves no global state behind.
-    figure = Figure(figsize=(13, 10.5), layout="constrained")
+    figure = Figure(figsize=(13, 10.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.subplots(2, 2)
     drivers(axes[0, 0], d, patients)
     interactions(axes[0, 1], d, patients)
@@ -33,7 +34,7 @@ def drivers(axis, d: Derivatives, patients: Patients) -> None:
     J = d.jacobian[:, 0]
     dots = strips(axis, J, patients, order=np.argsort(np.abs(J).mean(0)))
     axis.set_title("What drives the prediction? (Jacobian)")
-    axis.set_xlabel("change of predicted progression\nper standard deviation of the feature")
+    axis.set_xlabel("change of predicted progression\nper standard deviation of the feature (bar: mean)")
     bar = axis.figure.colorbar(dots, ax=axis, pad=0.01, aspect=40)
     bar.set_label("value of the feature (standard deviations)")
 
@@ -43,7 +44,7 @@ def uncertainty(axis, d: Derivatives, patients: Patients) -> None:
     change = 100 * d.sigma_change
     dots = strips(axis, change, patients, order=np.argsort(np.abs(change.mean(0))))
     axis.set_title("What makes it uncertain? (Jacobian of the log-variance)")
-    axis.set_xlabel("change of the predicted standard deviation, %\nper standard deviation of the feature")
+    axis.set_xlabel("change of the predicted standard deviation, %\nper standard deviation of the feature (bar: mean)")
     bar = axis.figure.colorbar(dots, ax=axis, pad=0.01, aspect=40)
     bar.set_label("value of the feature (standard deviations)")
 
@@ -89,4 +90,5 @@ def predictions(axis, d: Derivatives, patients: Patients) -> None:
     axis.set_title(f"How good and how sure? ({test.sum()} patients not used for training)")
     axis.set_xlabel("observed disease progression after one year")
     axis.set_ylabel("predicted, ± predicted standard deviation")
+    axis.set_ylim(top=(mean + sigma).max() + 75)  # room for the legend above the bars
     axis.legend(loc="upper left", frameon=False)

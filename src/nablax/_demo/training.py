@@ -42,8 +42,7 @@ class Patients:
 
 def load_patients(seed: int = 0) -> Patients:
     """Reads the bundled data; one unit of a feature is one standard deviation over the patients."""
-    data = load_diabetes(scaled=False)
-    X, y = np.asarray(data.data), np.asarray(data.target)
+    X, y = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
     test = np.zeros(len(y), bool)
     test[np.random.default_rng(seed).permutation(len(y))[:TEST_PATIENTS]] = True
     X = (X - X[~test].mean(0)) / X[~test].std(0)

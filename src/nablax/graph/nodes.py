@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from nablax._compat import CUSTOM_JVP, SCAN, loop_arity
 from nablax.graph.classify import JAX, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
@@ -314,7 +315,7 @@ def _is_zero(closed: Any) -> bool:
 
     def zero(atom: Atom) -> bool:
         if isinstance(atom, Constant):
-            return not isinstance(atom.value, jax.core.Tracer) and not np.any(np.asarray(atom.value))
+            return not isinstance(atom.value, Tracer) and not np.any(np.asarray(atom.value))
         return atom in zeros
 
     for eqn in flat.equations:

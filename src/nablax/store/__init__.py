@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nablax.store.inputs import Inputs, read_inputs
     from nablax.store.parameters import load_parameters, save_parameters
-    from nablax.store.run import RunReport, run
+    from nablax.store.report import RunReport
+    from nablax.store.streaming import run
 
 _HOME = {
     "Inputs": "inputs",
     "read_inputs": "inputs",
     "load_parameters": "parameters",
     "save_parameters": "parameters",
-    "RunReport": "run",
-    "run": "run",
+    "RunReport": "report",
+    "run": "streaming",
 }
 
 __all__ = ["Inputs", "RunReport", "load_parameters", "read_inputs", "run", "save_parameters"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ import zarr
 from nablax._errors import DataError
 
 INPUT_AXES = {"value": 0, "jacobian": 1, "hessian": 2, "hessian_diagonal": 1, "laplacian": 0, "divergence": 0}
+"""How many times the axes of x follow those of y in a want."""
+
+CHUNK_BYTES = 2**20
+"""What has to be read for one sample, about: 1 MiB before compression."""
 
 
 def dimension_names(want: str, output_rank: int, input_rank: int) -> tuple[str, ...]:
@@ -26,10 +31,19 @@ def dimension_names(want: str, output_rank: int, input_rank: int) -> tuple[str, 
     return ("sample", *outputs, *inputs)
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise `DataError` if something is at `path` that is not to be replaced."""
+    if path.exists() and not overwrite:
+        raise DataError(
+            f"{path}: it exists already; remove it, give another path, or ask to overwrite it (--overwrite)."
+        )
+    if path.exists() and not (path / "zarr.json").is_file() and (path.is_file() or any(path.iterdir())):
+        raise DataError(f"{path}: it exists and is no zarr group; it is not overwritten. Give another path.")
+
+
 def create(
     path: Path,
-    shapes: Mapping[str, Any],
-    samples: int,
+    results: Mapping[str, Any],
     unit: int,
     dimensions: Mapping[str, tuple[str, ...]],
     names: Mapping[str, Sequence[str]],
@@ -40,41 +54,37 @@ def create(
 
     Args:
         path: folder of the store.
-        shapes: want -> something with the shape (unit, ...) and dtype of its results.
-        samples: D.
-        unit: samples in one chunk of the store.
+        results: want -> something with the shape (D, ...) and dtype of its array.
+        unit: samples that are written at a time, one file.
         dimensions: want -> names of its axes.
         names: axis -> names along it.
         attributes: of the group.
         overwrite: whether a store that exists is replaced.
 
     Raises:
-        DataError: the path exists, or cannot be written.
+        DataError: the path cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise DataError(
-            f"{path}: it exists already; remove it, give another path, or ask to overwrite it (--overwrite)."
-        )
-    if path.exists() and not (path / "zarr.json").is_file() and (path.is_file() or any(path.iterdir())):
-        raise DataError(f"{path}: it exists and is no zarr group; it is not overwritten. Give another path.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.create_group(str(path), overwrite=overwrite, attributes={**attributes, "complete": False})
-        for want, shape in shapes.items():
-            nan = complex(np.nan, np.nan) if np.dtype(shape.dtype).kind == "c" else np.nan
+        for want, array in results.items():
+            dtype, sample = np.dtype(array.dtype), array.shape[1:]
+            chunk = _chunk(unit, math.prod(sample) * dtype.itemsize)
             group.create_array(
                 want,
-                shape=(samples, *shape.shape[1:]),
-                chunks=(unit, *shape.shape[1:]),
-                dtype=np.dtype(shape.dtype),
-                fill_value=nan,
-                dimension_names=dimensions[want],
+                shape=array.shape,
+                # A shard is a file, written at once; a chunk is the smallest part of it that can be read.
+                chunks=(chunk, *sample),
+                shards=None if chunk == unit else (unit, *sample),
+                dtype=dtype,
                 # A chunk of zeros is a result, not an absence: NaN marks what was never written.
+                fill_value=complex(np.nan, np.nan) if dtype.kind == "c" else np.nan,
+                dimension_names=dimensions[want],
                 config={"write_empty_chunks": True},
             )
         for axis, labels in names.items():
-            array = group.create_array(axis, shape=(len(labels),), dtype=str, dimension_names=(axis,))
-            array[:] = np.array(list(labels), dtype=object)
+            coordinate = group.create_array(axis, shape=(len(labels),), dtype=str, dimension_names=(axis,))
+            coordinate[:] = np.array(list(labels), dtype=object)
     except OSError as error:
         raise DataError(f"{path}: the store cannot be written ({error}).") from error
     return group
@@ -87,3 +97,11 @@ def finish(group: zarr.Group, path: Path) -> None:
         # Zarr warns that consolidated metadata is an extension of the format; xarray looks for it.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(path))
+
+
+def _chunk(unit: int, each: int) -> int:
+    """Samples in a chunk: a shard is halved as long as it can be and its chunks are too large."""
+    chunk = unit
+    while chunk % 2 == 0 and chunk * each > CHUNK_BYTES:
+        chunk //= 2
+    return chunk

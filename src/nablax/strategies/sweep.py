@@ -49,7 +49,8 @@ class Request:
         """
         partials = None
         if self.wants.indices:
-            known: dict[tuple[int, ...], Array] = {(): y} | {(c,): columns[k] for k, c in enumerate(self.coordinates)}
+            known: dict[tuple[int, ...], Array] = {(): y}
+            known |= {(c,): columns[k] for k, c in enumerate(self.coordinates)}
             known |= {index: rows["partials"][k] for k, index in enumerate(self.second)}
             partials = {index: known[index] for index in self.wants.indices}
         hessian = rows.get("hessian")

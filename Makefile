@@ -1,0 +1,62 @@
+# Every target sets up its own virtual environment: a machine with python3 (3.11 or newer) and make needs nothing else.
+#   make demo      train a small network on real data, derive it, draw a picture      (demo-output/)
+#   make test      the test suite;  make test ARGS="-k hessian" for a part of it
+#   make lint      ruff, pyright and the doctests
+#   make fuzz      hundreds of random models: minutes to hours;  RANDOM_GRAPHS=50 make fuzz for fewer
+#   make clean     remove what the targets above wrote
+# Another interpreter gets an environment of its own: `make test PYTHON=python3.13` uses .venv-3.13.
+
+ifeq ($(origin PYTHON),undefined)
+PYTHON := python3
+VENV ?= .venv
+else
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+
+RUN := $(VENV)/bin/python
+WORKERS ?= 2
+ARGS ?=
+START := $(shell date +%s)
+
+# Compiled programs are kept between test runs: most of the time of a first run is compilation.
+test lint: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
+test lint: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test lint: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+
+# Runs a command, says how long the target took (set-up included) and hands on the exit status.
+define timed
+@status=0; $(2) || status=$$?; echo "make $(1): $$(( $$(date +%s) - $(START) )) s (set-up included)"; exit $$status
+endef
+
+.PHONY: demo test fuzz lint clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed-all
+	$(call timed,demo,$(RUN) -m nablax.cli demo --out demo-output)
+
+test: $(VENV)/.installed-dev
+	$(call timed,test,$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q $(ARGS))
+
+fuzz: export RANDOM_GRAPHS ?= 500
+fuzz: $(VENV)/.installed-dev
+	$(call timed,fuzz,$(RUN) -m pytest -n $(WORKERS) -q -m slow $(ARGS))
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright --pythonpath $(RUN)
+	$(call timed,lint,$(RUN) -m pytest -q --doctest-modules src)
+
+# The stamp is as new as pyproject.toml: changed requirements are installed at the next call.
+$(VENV)/.installed-%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "nablax needs Python 3.11 or newer; $(PYTHON) is older or missing. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) -m venv failed; on Debian and Ubuntu install the package python3-venv"; exit 1; }
+	@echo "installing nablax[$*] into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo-output .cache .pytest_cache .ruff_cache .hypothesis build dist docs/_build
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The benchmark grid: nablax beside every plain formulation of the same derivatives."""

@@ -1,0 +1,65 @@
+"""Timing with the order of the contenders alternated, and comparison of values. No framework is imported here."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+# After round k, contenders slower than this many times the fastest are not run again.
+DROP = (8.0, 4.0, 2.0)
+
+
+def alternate(
+    runs: dict[str, Callable[[], object]],
+    *,
+    rounds: int,
+    seconds: float,
+    keep: Iterable[str] = (),
+    event: Callable[[str], None] = lambda name: None,
+) -> dict[str, list[float]]:
+    """Seconds of each run: in each round every contender gets a turn, forth and back by turns.
+
+    A turn lasts seconds / rounds, at least one run; where it holds several, the first only warms the caches.
+
+    Args:
+        runs: name -> a function that computes and waits for the result.
+        rounds: turns for each contender.
+        seconds: time for each contender over all rounds.
+        keep: names that are never dropped.
+        event: called with the name before each turn.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    active = list(runs)
+    for number in range(rounds):
+        for name in active if number % 2 == 0 else reversed(active):
+            event(name)
+            times[name] += turn(runs[name], seconds / rounds)
+        medians = {name: statistics.median(times[name]) for name in active}
+        limit = min(medians.values()) * DROP[min(number, len(DROP) - 1)]
+        active = [name for name in active if medians[name] <= limit or name in keep]
+    return times
+
+
+def turn(run: Callable[[], object], seconds: float) -> list[float]:
+    taken: list[float] = []
+    while not taken or sum(taken) < seconds:
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return taken[1:] or taken
+
+
+def relative_error(found: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:
+    """The largest error of any leaf, relative to the largest number in that leaf (or 1e-3 of that in all leaves)."""
+    scale = max(float(np.max(np.abs(leaf))) for leaf in reference)
+    worst = 0.0
+    for a, b in zip(found, reference, strict=True):
+        if a.shape != b.shape:
+            raise ValueError(f"the result has shape {a.shape}, the reference {b.shape}")
+        error = float(np.max(np.abs(a - b))) / max(float(np.max(np.abs(b))), 1e-3 * scale, 1e-30)
+        worst = max(worst, error if math.isfinite(error) else math.inf)
+    return worst

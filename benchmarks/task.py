@@ -1,0 +1,68 @@
+"""What the command hands to a worker, and what a worker hands back, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Task:
+    """One square of the grid for one worker.
+
+    Attributes:
+        cell: name in `benchmarks.cells`.
+        want: "jacobian", "hessian", "hessian_diagonal" or "laplacian".
+        gradient: the gradient of a loss through the want, instead of the want.
+        D: samples.
+        families: which contenders run.
+        chunks: chunk sizes; None is the whole batch.
+        rounds: turns for each contender.
+        seconds: time for each contender.
+        folder: scratch folder; the float64 reference is kept there for the torch worker.
+        skip: contenders that already hung or crashed, with the reason.
+    """
+
+    cell: str
+    want: str
+    gradient: bool
+    D: int
+    families: list[str]
+    chunks: list[int | None]
+    rounds: int
+    seconds: float
+    folder: str
+    skip: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell} {'gradient through ' if self.gradient else ''}{self.want}"
+
+    @property
+    def reference(self) -> Path:
+        return Path(self.folder) / f"{self.cell}-{self.want}-{self.gradient}.npz"
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @staticmethod
+    def read(path: str) -> Task:
+        return Task(**json.loads(Path(path).read_text()))
+
+
+def event(name: str) -> None:
+    """Tell the parent which contender is busy; each call starts its clock anew."""
+    print("@" + name, flush=True)
+
+
+def hand_back(results: list[dict[str, Any]]) -> None:
+    print("=" + json.dumps(results), flush=True)
+
+
+def failure(name: str, family: str, error: Exception) -> dict[str, Any]:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"{name}: {reason[:2000]}", file=sys.stderr)
+    return {"name": name, "family": family, "status": "failed", "reason": reason[:300]}

@@ -1,0 +1,157 @@
+"""From the measured contenders of a square to its figures, and from all squares to the targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Entry = dict[str, Any]
+AUTO = "nablax:auto"
+# Second-order wants are held against the compile time of jit(vmap(jax.hessian)), the Jacobian against jacrev.
+WITHIN = 1.10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The figures of one square; None where a contender is missing or failed."""
+
+    square: dict[str, Any]
+    plain: Entry | None
+    best_peer: Entry | None
+    auto: Entry | None
+    best_own: Entry | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.square['cell']}, {column(self.square)}"
+
+    @property
+    def ratio(self) -> float | None:
+        """Time of the best peer / time of nablax:auto."""
+        return quotient(self.best_peer, self.auto, "seconds")
+
+    @property
+    def memory_share(self) -> float | None:
+        """Temporary memory of nablax:auto / that of the peer that is best by time."""
+        return quotient(self.auto, self.best_peer, "temp_bytes")
+
+    @property
+    def compile_ratio(self) -> float | None:
+        """Compile time of nablax:auto / that of the plain formulation (whole batch)."""
+        return quotient(self.auto, self.plain, "compile_s")
+
+    @property
+    def total_compile_ratio(self) -> float | None:
+        """The same with the tracing counted in."""
+        if not self.auto or not self.plain:
+            return None
+        total = lambda entry: entry["trace_s"] + entry["compile_s"]
+        return total(self.auto) / total(self.plain)
+
+    @property
+    def planner(self) -> float | None:
+        """Time of nablax:auto / time of the best explicit strategy."""
+        return quotient(self.auto, self.best_own, "seconds")
+
+    def against(self, *prefixes: str) -> float | None:
+        """As `ratio`, with only the peers whose names begin so."""
+        return quotient(fastest(self.square, lambda e: e["name"].startswith(prefixes)), self.auto, "seconds")
+
+
+def column(square: dict[str, Any]) -> str:
+    return ("gradient through " if square["gradient"] else "") + square["want"]
+
+
+def quotient(above: Entry | None, below: Entry | None, key: str) -> float | None:
+    if not above or not below or above.get(key) is None or below.get(key) is None:
+        return None
+    return above[key] / max(below[key], 1e-12)
+
+
+def fastest(square: dict[str, Any], belongs: Callable[[Entry], bool]) -> Entry | None:
+    able = [e for e in square["contenders"] if e["status"] == "ok" and "seconds" in e and belongs(e)]
+    return min(able, key=lambda e: e["seconds"], default=None)
+
+
+def judge(square: dict[str, Any]) -> Verdict:
+    is_own = lambda e: e["family"] == "nablax"
+    first = square["contenders"][0]
+    return Verdict(
+        square,
+        first if first["status"] == "ok" else None,
+        fastest(square, lambda e: not is_own(e)),
+        fastest(square, lambda e: e["name"] == AUTO),
+        fastest(square, lambda e: is_own(e) and e["name"] != AUTO),
+    )
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One line of the summary."""
+
+    what: str
+    bar: str
+    found: str
+    met: bool | None
+    misses: list[str]
+
+
+def bound(
+    what: str,
+    verdicts: list[Verdict],
+    figure: Callable[[Verdict], float | None],
+    *,
+    least: float | None = None,
+    most: float | None = None,
+) -> Target:
+    """A target that every one of `verdicts` has to meet; squares without the figure are misses."""
+    figures = [(v.name, figure(v)) for v in verdicts]
+    good = lambda f: f is not None and (f >= least if least is not None else f <= most)
+    misses = [f"{name}: {'none' if f is None else f'{f:.2f}'}" for name, f in figures if not good(f)]
+    known = [f for _, f in figures if f is not None]
+    worst = f"{min(known) if least is not None else max(known):.2f}" if known else ""
+    bar = f"at least {least:g}" if least is not None else f"at most {most:.3g}"
+    return Target(what, bar, worst, not misses if figures else None, misses)
+
+
+def targets(verdicts: list[Verdict]) -> list[Target]:
+    """The promises, each with what was found."""
+    chosen = lambda *wants, gradient=None: [
+        v for v in verdicts if v.square["want"] in wants and gradient in (None, v.square["gradient"])
+    ]
+    ratios = [v.ratio for v in verdicts if v.ratio is not None]
+    mean = geometric_mean(ratios) if ratios else math.nan
+    planned = [(v.name, v.planner) for v in verdicts if v.planner is not None]
+    missed = [f"{name}: {p:.2f}" for name, p in planned if p > WITHIN]
+    share = 1 - len(missed) / len(planned) if planned else math.nan
+    many_outputs = [v for v in chosen("hessian", gradient=False) if v.square["A"] >= 10]
+    through = chosen("hessian", gradient=True)
+    second = chosen("hessian_diagonal", "laplacian")
+    return [
+        bound("every square, best peer / nablax", verdicts, lambda v: v.ratio, least=0.95),
+        Target("geometric mean of all squares", "at least 1.8", f"{mean:.2f}", mean >= 1.8 if ratios else None, []),
+        bound("Hessians with A >= 10", many_outputs, lambda v: v.ratio, least=2.5),
+        bound("gradients through the Hessian", through, lambda v: v.ratio, least=2.5),
+        bound("their temporary memory / the best peer's", through, lambda v: v.memory_share, most=1 / 3),
+        bound(
+            "diagonals and Laplacians / nested jvp and folx",
+            second,
+            lambda v: v.against("nested jvp", "folx"),
+            least=1.0,
+        ),
+        bound("compile time / plain formulation's", verdicts, lambda v: v.compile_ratio, most=1.3),
+        bound("trace and compile time / plain formulation's", verdicts, lambda v: v.total_compile_ratio, most=1.3),
+        Target(
+            f"planner within {WITHIN - 1:.0%} of its best candidate",
+            "at least 90% of squares",
+            f"{share:.0%}",
+            share >= 0.9 if planned else None,
+            missed,
+        ),
+    ]

@@ -1,0 +1,194 @@
+"""Files and stores that cannot be read or written, and models that cannot be found."""
+
+from pathlib import Path
+
+import numpy as np
+
+from error_cases import Case
+
+MODEL = "import jax.numpy as jnp\n\ndef network(x):\n    return jnp.sin(x)\n\nSIZE = 3\n"
+TEXTS = {
+    "model.py": MODEL,
+    "broken.py": MODEL.replace("import jax.numpy as jnp", "WEIGHT = jnp.ones(3)"),
+    "text.csv": "age,bmi\n51,24.1\n48,unknown\n",
+    "ragged.csv": "age,bmi\n51,24.1\n48\n",
+    "header.csv": "age,bmi\n",
+    "X.txt": "1 2 3\n",
+}
+
+
+class FailingDisk:
+    """Samples whose store breaks while the second unit is read: a folder of it becomes a file."""
+
+    def __init__(self, X: np.ndarray, store: str) -> None:
+        self.X, self.store, self.shape, self.dtype, self.ndim = X, Path(store), X.shape, X.dtype, X.ndim
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        if index.start:
+            (self.store / "jacobian" / "c").rename(self.store / "lost")
+            (self.store / "jacobian" / "c").write_text("")
+        return self.X[index]
+
+
+def prepare(folder: Path) -> None:
+    """Writes the files that the cases name."""
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    X = np.linspace(0, 1, 24, dtype=np.float32).reshape(8, 3)
+    np.save(folder / "X.npy", X)
+    np.save(folder / "integers.npy", np.arange(24).reshape(8, 3))
+    np.save(folder / "empty.npy", X[:0])
+    np.save(folder / "objects.npy", np.array([{}, None]), allow_pickle=True)
+    np.savez(folder / "two.npz", train=X, test=X)
+    np.savez(folder / "params.npz", **{"hidden": X, "hidden/bias": X})
+    whole = (folder / "X.npy").read_bytes()
+    (folder / "truncated.npy").write_bytes(whole[:-10])
+    (folder / "latin.csv").write_bytes(b"\xe9t\xe9\n1\n")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "todo.txt").write_text("")
+
+
+def names(folder: Path) -> dict:
+    """What the code of these cases uses besides the rest."""
+    from nablax import cli, store
+
+    return {
+        "derive": lambda line: cli.main(["derive", *line.split(), "--debug"]),
+        "store": store,
+        "sine": lambda x: np.pi * x,
+        "pair": lambda x: (x, 2 * x),
+        "F": np.linspace(0, 1, 24, dtype=np.float32).reshape(8, 3),
+        "FailingDisk": FailingDisk,
+    }
+
+
+CASES = [
+    Case(
+        'derive("model.py --inputs X.npy")',
+        "The function in the file is not named.",
+        "Write FILE.py:FUNCTION.",
+    ),
+    Case(
+        'derive("modell.py:network --inputs X.npy")',
+        "No such model file.",
+        "Check the path.",
+    ),
+    Case(
+        'derive("broken.py:network --inputs X.npy")',
+        "The model file is run, and raised an exception.",
+        "Run it with python to see the whole traceback, or add --debug.",
+    ),
+    Case(
+        'derive("model.py:net --inputs X.npy")',
+        "The file has no function of that name.",
+        "Use one of the names in the message.",
+    ),
+    Case(
+        'store.read_inputs("X.txt")',
+        "The ending of the file is none that is read.",
+        "Save the samples as .npy, .npz or .csv.",
+    ),
+    Case(
+        'store.read_inputs("missing.npy")',
+        "No such file.",
+        "Check the path.",
+    ),
+    Case(
+        'store.read_inputs("truncated.npy")',
+        "The file is shorter than its header says, or is no NumPy file; a copy may have been cut off.",
+        "Write or copy it again.",
+    ),
+    Case(
+        'store.read_inputs("objects.npy")',
+        "The array holds Python objects, which only unpickling could read.",
+        "Save numbers: convert the array to a floating point dtype first.",
+    ),
+    Case(
+        'store.read_inputs("two.npz")',
+        "A .npz file with several arrays, none of them called X.",
+        "Name one behind the file: two.npz:train.",
+    ),
+    Case(
+        'store.read_inputs("empty.npy")',
+        "The array has no samples, or no axis for them.",
+        "Save an array whose axis 0 counts the samples.",
+    ),
+    Case(
+        'store.read_inputs("integers.npy")',
+        "Integers cannot be differentiated, and converting a large file silently would cost its memory again.",
+        "Convert the file once, as the message shows.",
+    ),
+    Case(
+        'store.read_inputs("missing.csv")',
+        "No such file.",
+        "Check the path.",
+    ),
+    Case(
+        'store.read_inputs("latin.csv")',
+        "The text is not in UTF-8.",
+        "Save the table in UTF-8.",
+    ),
+    Case(
+        'store.read_inputs("header.csv")',
+        "There is a header and nothing below it, or the file is empty.",
+        "Check how the table was written.",
+    ),
+    Case(
+        'store.read_inputs("ragged.csv")',
+        "A row is longer or shorter than the first one.",
+        "Look at that row; a comma inside a number is a usual cause.",
+    ),
+    Case(
+        'store.read_inputs("text.csv")',
+        "A cell holds text, or nothing.",
+        "Replace it by a number, or leave that row or column out.",
+    ),
+    Case(
+        'store.save_parameters("p.npz", {"hidden/bias": 1.0})',
+        "The sign / separates levels in the file, so a key cannot contain it.",
+        "Rename the key.",
+    ),
+    Case(
+        'store.load_parameters("params.npz")',
+        "A name in the file is an array and a level of the tree at once.",
+        "Rename one of the two arrays.",
+    ),
+    Case(
+        'store.run(sine, ["jacobian"], F, "d.zarr", unit_size=0)',
+        "A unit holds at least one sample.",
+        "Give a positive int, or leave unit_size out.",
+    ),
+    Case(
+        'store.run(sine, ["jacobian"], F, "d.zarr", feature_names=["a", "b"])',
+        "There are more or fewer names than entries of x.",
+        "Name each entry of x.",
+    ),
+    Case(
+        'store.run(pair, ["jacobian"], F, "d.zarr")',
+        "The model returns a tuple or a dict, and the store has one array for each want.",
+        "Return one array: jnp.concatenate, or one run for each output.",
+    ),
+    Case(
+        'store.run(sine, ["jacobian"], F, "notes")',
+        "The store exists.",
+        "Give another path, or overwrite=True (--overwrite).",
+    ),
+    Case(
+        'store.run(sine, ["jacobian"], F, "notes", overwrite=True)',
+        "The folder exists and holds something else; it is not deleted.",
+        "Give another path.",
+    ),
+    Case(
+        'store.run(sine, ["jacobian"], F, "X.npy/d.zarr")',
+        "The folder cannot be made: no permission, no space, or a file is in the way.",
+        "Give a path that can be written.",
+    ),
+    Case(
+        'store.run(sine, ["jacobian"], FailingDisk(F, "d.zarr"), "d.zarr", unit_size=4)',
+        "Writing failed on the way: no space left, or the store was touched. Its attribute complete stays false.",
+        "Free some space and run it again with overwrite=True.",
+    ),
+]

@@ -1,0 +1,34 @@
+"""Settings of the whole suite: float64, no silent broadcasting between ranks, and a compiler that does not try hard."""
+
+import os
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+jax.config.update("jax_enable_x64", True)
+# A library has to work for people who made this an error in their own programs.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Nearly all of the time goes into compiling programs that then run for microseconds: with these settings it is a
+# quarter of what it would be.
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # later versions end the process over a flag that they do not know
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+
+# The same examples in every run; a time limit for one example would only measure the compiler.
+settings.register_profile(
+    "nablax",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("nablax")
+
+
+@pytest.fixture
+def float32():
+    """JAX as it is out of the box: without float64."""
+    with jax.enable_x64(False):
+        yield

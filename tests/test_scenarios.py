@@ -1,0 +1,112 @@
+"""Every want of every scenario by every strategy, against references that know nothing of nablax."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from scenarios import Scenario, all_scenarios
+
+import nablax
+
+# What a strategy needs of a model; a new strategy is one line here.
+STRATEGIES = {
+    "auto": frozenset(),
+    "forward_over_reverse": frozenset({"forward", "reverse"}),
+    "forward_over_forward": frozenset({"forward"}),
+    "reverse_over_reverse": frozenset({"reverse"}),
+    "forward": frozenset({"forward"}),
+    "adjoint": frozenset({"forward", "reverse"}),
+}
+
+ALL = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian")
+# Without the Hessian, its diagonal and trace are computed in another way.
+WITHOUT_HESSIAN = ("value", "jacobian", "hessian_diagonal", "laplacian")
+
+SCENARIOS = all_scenarios()
+# The ways to call that take turns: (compiled by the caller, chunk_size, samples on the last axis).
+TURNS = list(itertools.product((True, False), (None, 3, "auto"), (False, True)))
+
+
+def able(scenario: Scenario, strategy: str) -> bool:
+    allowed = {mode for mode, can in [("forward", scenario.forward_mode), ("reverse", scenario.reverse_mode)] if can}
+    return STRATEGIES[strategy] <= allowed
+
+
+def turn(scenario: Scenario, strategy: str) -> tuple[bool, int | str | None, bool]:
+    """5 and the 12 turns have no common factor, so all of them come up."""
+    return TURNS[(5 * SCENARIOS.index(scenario) + 7 * list(STRATEGIES).index(strategy)) % len(TURNS)]
+
+
+def samples_last(scenario: Scenario) -> tuple[tuple, tuple]:
+    """The arguments with the sample axis of every batched leaf moved to the end, and the in_axes that say so."""
+    args = [
+        arg if axis is None else jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), arg)
+        for arg, axis in zip(scenario.args, scenario.axes, strict=True)
+    ]
+    return tuple(args), tuple(None if axis is None else -1 for axis in scenario.axes)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=repr, scope="module")
+def test_every_want(scenario, strategy):
+    compiled, chunk_size, last = turn(scenario, strategy)
+    options = {"strategy": strategy, "weights": reference.weights_of(scenario), "chunk_size": chunk_size}
+    args, in_axes = samples_last(scenario) if last else (scenario.args, scenario.in_axes)
+    options |= {"in_axes": in_axes, "out_axes": -1 if last else 0}
+
+    def both(*args):
+        transforms = [nablax.derivatives(scenario.function, *wants, **options) for wants in (ALL, WITHOUT_HESSIAN)]
+        return [transform(*args) for transform in transforms]
+
+    if not able(scenario, strategy):
+        with pytest.raises(nablax.errors.StrategyError, match="cannot serve"):
+            jax.eval_shape(both, *args)
+        return
+    found = (jax.jit(both) if compiled else both)(*args)
+    if last:
+        found = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0), found)
+    expected = reference.results(scenario)
+    how = f"{'jit' if compiled else 'eager'}, chunk_size={chunk_size}, {'last' if last else 'first'} axis: "
+    reference.assert_close(found[0], expected, what=how)
+    reference.assert_close(found[1], {want: expected[want] for want in WITHOUT_HESSIAN}, what=how + "without Hessian ")
+
+
+def test_all_turns_are_taken():
+    assert {turn(scenario, strategy) for scenario in SCENARIOS for strategy in STRATEGIES} == set(TURNS)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=repr, scope="module")
+def test_gradient_of_a_loss_through_every_want(scenario):
+    """By all parameters: a value that is cut off inside would leave every want right and this wrong."""
+    number = SCENARIOS.index(scenario)
+    strategies = [strategy for strategy in STRATEGIES if able(scenario, strategy)]
+    strategy = strategies[number % len(strategies)]
+    # 3 divides no D of the scenarios: the last chunk is padded. All are computed again in the backward pass.
+    chunk_size = (3, None)[number // len(strategies) % 2]
+    wants = (ALL, WITHOUT_HESSIAN)[number // 2 % 2]
+    cotangents = {want: reference.cotangents(scenario)[want] for want in wants}
+    transform = nablax.derivatives(
+        scenario.function,
+        *wants,
+        weights=reference.weights_of(scenario),
+        in_axes=scenario.in_axes,
+        strategy=strategy,
+        chunk_size=chunk_size,
+    )
+
+    def loss(first):
+        return reference.loss(transform(first, *scenario.args[1:]), cotangents)
+
+    gradient = jax.jit(reference.by_first(scenario)(loss))(scenario.args[0])
+    reference.assert_close(gradient, reference.gradient(scenario, wants), 1e-9, f"{strategy}, chunk_size={chunk_size} ")
+
+
+def test_scenarios_are_many_and_never_square():
+    assert len(SCENARIOS) >= 32
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
+    for scenario in SCENARIOS:
+        assert scenario.samples != scenario.inputs or scenario.name == "one_element", scenario
+        assert scenario.samples % 3 != 0 or scenario.samples == 3, scenario
