@@ -251,7 +251,7 @@ def test_help_and_version_do_not_wait_for_jax():
         "import sys, nablax.cli\n"
         "try:\n    nablax.cli.main(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
-        "print([m for m in ('jax', 'zarr', 'matplotlib', 'tqdm') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('jax', 'numpy', 'zarr', 'matplotlib', 'tqdm') if m in sys.modules], file=sys.stderr)"
     )
     for arguments, expected in (
         (["--help"], "Examples:"),

@@ -48,6 +48,7 @@ def test_store_holds_what_the_transforms_return(tmp_path, params, X):
         np.testing.assert_allclose(group[want][:], expected[want], rtol=1e-12, atol=1e-14)
         assert group[want].chunks[0] == 4
     assert group.attrs["complete"] is True
+    assert group.attrs["wants"] == wants
     assert [row.name for row in report.rows] == wants
     row = report.rows[1]
     assert (row.lowest, row.highest) == (np.min(expected["jacobian"]), np.max(expected["jacobian"]))

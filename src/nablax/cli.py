@@ -16,23 +16,26 @@ except ImportError:  # the library itself does not need it
 
 from nablax._errors import DataError, NablaxError
 
-WANTS = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence")
 
-# For a default of any other form, such as "int | None" or a tuple of literals, tyro imports typeguard, and --help waits
-# for it.
+class Wants(tuple[str, ...]):
+    """Names of derivatives, as a type of its own.
+
+    To check a default that is "int | None" or a tuple of literals, tyro imports typeguard, and --help waits for that.
+    """
+
+    __slots__ = ()
+
+
 MaybeInt = Optional[int]  # noqa: UP045
 MaybePath = Optional[Path]  # noqa: UP045
-Wants = Annotated[
-    tuple,
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"{{{','.join(WANTS)}}}",
-        instance_from_str=tuple,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=list,
-        choices=WANTS,
-    ),
-]
+WANTS_ARGUMENT = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="WANT [WANT ...]",
+    instance_from_str=Wants,
+    is_instance=lambda value: isinstance(value, Wants),
+    str_from_instance=list,
+    choices=("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence"),
+)
 
 EXAMPLES = """\
 Derivatives of neural networks, sample by sample.
@@ -55,8 +58,8 @@ class _OnData:
     """Samples on axis 0: a .npy, .npz (FILE.npz:NAME) or .csv file."""
     params: MaybePath = None
     """Parameters, a .npz file; names with "/" are nested. Without it the model is called with x alone."""
-    of: Wants = ("jacobian",)
-    """Which derivatives."""
+    of: Annotated[Wants, WANTS_ARGUMENT] = Wants(("jacobian",))  # noqa: RUF009
+    """Which derivatives: value, jacobian, hessian, hessian_diagonal, laplacian, divergence."""
     precision: Literal["float32", "float64"] = "float32"
     """Compute in this precision, whatever that of the files is."""
     strategy: str = "auto"

@@ -78,7 +78,7 @@ def run(
 
     transform = functools.partial(nablax.derivatives, chunk_size=chunk_size, strategy=strategy)
     arguments = () if params is None else (params,)
-    results = _results(transform(model, *wants), arguments, samples)
+    results = _results(transform(model, *wants), wants, arguments, samples)
     dimensions, names = _axes(results, samples.shape[1:], feature_names, output_names)
     unit = _unit_size(results, samples, unit_size)
     derive = _compile(
@@ -121,7 +121,7 @@ def _stream(
 
 
 def _results(
-    transformed: Callable[..., dict[str, Any]], arguments: tuple[PyTree, ...], X: Samples
+    transformed: Callable[..., dict[str, Any]], wants: list[str], arguments: tuple[PyTree, ...], X: Samples
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of all results, found without computing one."""
     # The parameters are no argument of eval_shape: what is wrong with them is then said by nablax and not by JAX.
@@ -130,7 +130,7 @@ def _results(
         raise DataError(
             "the model returns several arrays; the store takes a model that returns one array for a sample."
         )
-    return results
+    return {want: results[want] for want in wants}
 
 
 def _compile(
