@@ -20,17 +20,15 @@ def _slogdet() -> Scenario:
 
 
 def _slater() -> Scenario:
-    """log |det| of 3 orbitals at 3 electrons in the plane, times a Jastrow factor."""
+    """log |det| of 3 orbitals at 3 electrons in the plane."""
     draw = Draw("slater")
-    params = {"exponents": draw.positive(3), "centres": draw(3, 2), "jastrow": draw.positive()}
+    params = {"exponents": draw.positive(3), "centres": draw(3, 2)}
     corners = 2 * jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
 
     def model(p, r):
         away = r[:, None, :] - p["centres"][None]
         orbitals = away[:, :, 0] ** jnp.arange(3)[None] * jnp.exp(-p["exponents"][None] * jnp.sum(away**2, -1))
-        i, j = jnp.triu_indices(3, 1)
-        distances = jnp.sqrt(jnp.sum((r[i] - r[j]) ** 2, -1))
-        return jnp.linalg.slogdet(orbitals)[1] - jnp.sum(p["jastrow"] / (1 + distances))
+        return jnp.linalg.slogdet(orbitals)[1]
 
     return Scenario("slater", model, params, corners[None] + draw(5, 3, 2, scale=0.3))
 

@@ -44,6 +44,7 @@ def prepare(folder: Path) -> None:
     np.save(folder / "objects.npy", np.array([{}, None]), allow_pickle=True)
     np.savez(folder / "two.npz", train=X, test=X)
     np.savez(folder / "params.npz", **{"hidden": X, "hidden/bias": X})
+    np.savez(folder / "strings.npz", activation=np.array("tanh"))
     whole = (folder / "X.npy").read_bytes()
     (folder / "truncated.npy").write_bytes(whole[:-10])
     (folder / "latin.csv").write_bytes(b"\xe9t\xe9\n1\n")
@@ -150,6 +151,26 @@ CASES = [
         'store.save_parameters("p.npz", {"hidden/bias": 1.0})',
         "The sign / separates levels in the file, so a key cannot contain it.",
         "Rename the key.",
+    ),
+    Case(
+        'store.save_parameters("p.npz", {"layers": []})',
+        "An empty level leaves no trace in the file.",
+        "Leave it out.",
+    ),
+    Case(
+        'store.save_parameters("p.npz", {"activation": "tanh"})',
+        "A leaf is no array of numbers.",
+        "Keep the numbers only; what is no number belongs into the model file.",
+    ),
+    Case(
+        'store.save_parameters("nowhere/p.npz", {"weight": 1.0})',
+        "The folder does not exist, cannot be written, or is full.",
+        "Make the folder, or give another path.",
+    ),
+    Case(
+        'store.load_parameters("strings.npz")',
+        "An array in the file holds text.",
+        "Save the numbers only.",
     ),
     Case(
         'store.load_parameters("params.npz")',

@@ -15,7 +15,7 @@ from jax import Array
 from nablax._cache import compiled, split_model
 from nablax._errors import InputTypeError, OptionError, ZeroSecondDerivativeWarning
 from nablax._sample import OneSample, Presentation
-from nablax._types import Model, PyTree
+from nablax._types import Model, PyTree, kind_of
 from nablax.batching.axes import InAxes, find_batch, move_out
 from nablax.batching.chunks import map_samples
 from nablax.planning import Problem, choose, chunk_size_for
@@ -102,7 +102,7 @@ def transform(
 ) -> Callable[..., PyTree]:
     """The function that the user calls. `present` turns the derivatives of one sample into what it returns."""
     if not callable(model) or isinstance(model, type):
-        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        given = f"the class {model.__name__}" if isinstance(model, type) else kind_of(model)
         raise OptionError(
             f"{name} was given {given} as its model; it needs a function of one sample, model(params, x)."
         )
@@ -136,7 +136,7 @@ def _check_leaves(tree: PyTree, name: str) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not isinstance(leaf, _ARRAY_LIKE) or getattr(leaf, "dtype", None) == np.dtype(object):
             raise InputTypeError(
-                f"{name}{jax.tree_util.keystr(path)} is a {type(leaf).__name__}; every leaf of an argument must be "
+                f"{name}{jax.tree_util.keystr(path)} is {kind_of(leaf)}; every leaf of an argument must be "
                 f"an array or a number. "
                 "Give the model what is no array beforehand, for example with functools.partial."
             )

@@ -12,7 +12,7 @@ from jax import Array
 
 from nablax._errors import InputTypeError, ModelTraceError, NablaxError, OutputTypeError
 from nablax._layout import Layout
-from nablax._types import Model, PyTree
+from nablax._types import Model, PyTree, kind_of
 from nablax.batching.axes import Batch
 from nablax.graph import Graph, trace
 from nablax.strategies import Derivatives, Wants
@@ -165,7 +165,7 @@ def _split_aux(output: PyTree, has_aux: bool) -> tuple[PyTree, PyTree]:
         return output, ()
     if not isinstance(output, tuple) or len(output) != 2:
         raise OutputTypeError(
-            f"has_aux=True needs a model that returns a pair (y, aux); it returned a {type(output).__name__}."
+            f"has_aux=True needs a model that returns a pair (y, aux); it returned {kind_of(output)}."
         )
     return output
 
@@ -179,7 +179,7 @@ def _checked_output(y: PyTree) -> PyTree:
     for path, leaf in leaves:
         name = f"the output{jax.tree_util.keystr(path)} of the model"
         if not isinstance(leaf, jax.Array | float | complex) and not hasattr(leaf, "dtype"):
-            raise OutputTypeError(f"{name} is a {type(leaf).__name__}; every leaf of the output must be an array.")
+            raise OutputTypeError(f"{name} is {kind_of(leaf)}; every leaf of the output must be an array.")
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise OutputTypeError(
                 f"{name} has dtype {jnp.result_type(leaf)}, which has no derivative; return real or complex "

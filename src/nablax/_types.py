@@ -15,3 +15,10 @@ Want = Literal["value", "jacobian", "hessian", "hessian_diagonal", "laplacian", 
 
 WANTS: tuple[str, ...] = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence")
 SECOND_ORDER: frozenset[str] = frozenset({"hessian", "hessian_diagonal", "laplacian"})
+
+
+def kind_of(value: Any) -> str:
+    """What a value is called in a message: "an array" whatever class JAX or NumPy gives it, else "a" and its class."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return "an array of Python objects" if str(value.dtype) == "object" else "an array"
+    return f"a {type(value).__name__}"
