@@ -4,7 +4,7 @@ import os
 
 import jax
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 jax.config.update("jax_enable_x64", True)
 # A library has to work for people who made this an error in their own programs.
@@ -13,15 +13,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all of the time goes into compiling programs that then run for microseconds: with these settings it is a
 # quarter of what it would be.
 jax.config.update("jax_disable_most_optimizations", True)
+flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):  # later versions end the process over a flag that they do not know
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
-# The same examples in every run; a time limit for one example would only measure the compiler.
+# The same examples in every run; a time limit for one example would only measure the compiler, and making a failing
+# example smaller compiles a hundred more of them.
 settings.register_profile(
     "nablax",
     derandomize=True,
     database=None,
     deadline=None,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("nablax")

@@ -87,6 +87,7 @@ def test_derive_writes_a_store_and_prints_its_table(folder, capsys):
     out = capsys.readouterr()
     assert "17x2x4" in out.out
     assert "float32" in out.out
+    assert not jax.config.read("jax_enable_x64")
     assert "17/17" in out.err  # the bar
     data = xarray.open_zarr(folder / "d.zarr")
     assert set(data) == {"jacobian", "hessian_diagonal"}
@@ -101,6 +102,7 @@ def test_derive_writes_a_store_and_prints_its_table(folder, capsys):
 
 
 def test_csv_in_double_precision_keeps_its_header(folder, capsys):
+    jax.config.update("jax_enable_x64", False)  # as it is when the command starts
     line = (
         "derive model.py:network --params p.npz --inputs X.csv --of jacobian --out d.zarr --precision float64 --quiet"
     )

@@ -77,13 +77,14 @@ def test_store_opens_in_xarray_with_names_and_without_warnings(tmp_path, params,
 
 def test_scalar_outputs_matrices_and_complex_numbers_have_the_right_axes(tmp_path):
     X = np.random.default_rng(3).normal(size=(6, 2, 3))
-    store.run(lambda x: jnp.exp(1j * jnp.sum(x**2)), ["hessian"], X, tmp_path / "c.zarr", progress=False)
+    report = store.run(lambda x: jnp.exp(1j * jnp.sum(x**2)), ["hessian"], X, tmp_path / "c.zarr", progress=False)
     array = zarr.open_group(str(tmp_path / "c.zarr"))["hessian"]
     assert array.shape == (6, 2, 3, 2, 3)
     assert array.metadata.dimension_names == ("sample", "input0", "input1", "input0_2", "input1_2")
     assert np.isnan(array.fill_value)
     expected = jax.vmap(nablax.hessian(lambda x: jnp.exp(1j * jnp.sum(x**2)), in_axes=(0,)))(X[:, None])[:, 0]
     np.testing.assert_allclose(array[:], expected)
+    assert report.rows[0].highest == pytest.approx(np.max(np.abs(expected)))
 
 
 def test_zeros_are_stored_and_are_no_gaps(tmp_path, X):
@@ -91,11 +92,24 @@ def test_zeros_are_stored_and_are_no_gaps(tmp_path, X):
     assert np.all(zarr.open_group(str(tmp_path / "z.zarr"))["hessian"][:] == 0)
 
 
-def test_nonfinite_entries_are_counted(tmp_path):
-    X = np.array([[1.0], [0.0], [4.0]])
-    report = store.run(lambda x: jnp.sqrt(x), ["jacobian"], X, tmp_path / "n.zarr", progress=False)
-    assert report.rows[0].nonfinite == 1
+def test_nonfinite_entries_are_counted_once(tmp_path):
+    X = np.array([[1.0], [0.0], [4.0], [9.0], [0.0]])
+    # The second unit of three samples is filled up with its last sample, which must not be counted for that.
+    report = store.run(lambda x: jnp.sqrt(x), ["jacobian"], X, tmp_path / "n.zarr", unit_size=3, progress=False)
+    assert report.rows[0].nonfinite == 2
     assert report.rows[0].highest == 0.5
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**20, 16])  # a chunk in a file, and several
+def test_results_that_are_nan_are_written_too(tmp_path, monkeypatch, chunk_bytes):
+    monkeypatch.setattr("nablax.store.zarr_store.CHUNK_BYTES", chunk_bytes)
+    X = np.ones((7, 2))
+    report = store.run(lambda x: x * np.nan, ["value"], X, tmp_path / "n.zarr", unit_size=4, progress=False)
+    files = [path for path in (tmp_path / "n.zarr" / "value" / "c").rglob("*") if path.is_file()]
+    assert len(files) == 2  # one for each unit: what was not computed has none
+    assert report.rows[0].nonfinite == 14
+    assert np.isnan(report.rows[0].highest)
+    assert str(report).splitlines()[1].split()[-3:] == ["-", "-", "14"]
 
 
 def test_one_program_serves_every_unit(tmp_path, params, X):

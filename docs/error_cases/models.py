@@ -35,6 +35,11 @@ CASES = [
         "Return (y, aux), or leave has_aux out.",
     ),
     Case(
+        'nablax.jacobian(lambda M, x: (M @ x, {"name": "sine"}), has_aux=True)(M, X)',
+        "The aux contains something that is no array.",
+        "Return arrays and numbers only; names belong outside of the model.",
+    ),
+    Case(
         "nablax.divergence(model)(M, X)",
         "Only a vector field has a divergence: as many outputs as inputs.",
         "Use nablax.laplacian for second derivatives, nablax.jacobian for all first ones.",

@@ -130,14 +130,24 @@ def _digest(array: np.ndarray) -> _Digest:
     return _Digest(zlib.crc32(contents, hash((array.shape, str(array.dtype))) & 0xFFFFFFFF))
 
 
-_CONTAINERS = types.FunctionType | types.MethodType | functools.partial | dict | tuple | list | set | frozenset
+_CONTAINERS = (
+    types.FunctionType
+    | types.MethodType
+    | functools.partial
+    | dict
+    | tuple
+    | list
+    | set
+    | frozenset
+    | types.SimpleNamespace
+)
 
 
 def _parts(value: Any) -> Iterator[Any]:
     """The objects one step inside `value`."""
     if isinstance(value, types.MethodType):
         yield value.__func__
-        yield from vars(value.__self__).values() if hasattr(value.__self__, "__dict__") else ()
+        yield from _attributes(value.__self__)
     elif isinstance(value, types.FunctionType):
         yield value.__code__
         if "site-packages" not in value.__code__.co_filename:
@@ -153,8 +163,18 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from value
     elif hasattr(value, "__wrapped__"):
         yield value.__wrapped__
-    elif hasattr(value, "__dict__"):
-        yield from vars(value).values()
+    else:
+        yield from _attributes(value)
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    """What the attributes of an object hold, those in slots too."""
+    yield from vars(value).values() if hasattr(value, "__dict__") else ()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__weakref__", "__dict__") and hasattr(value, name):
+                yield getattr(value, name)
 
 
 def _captured_by(function: types.FunctionType) -> Iterator[Any]:

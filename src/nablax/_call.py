@@ -42,6 +42,9 @@ class Options:
         names = ["auto", *(s.name for s in BUILT_IN)]
         if self.strategy not in names:
             raise OptionError(f"strategy={self.strategy!r} is unknown; use one of {', '.join(names)}.")
+        for name in ("wrt", "chunk_size"):
+            if isinstance(getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(getattr(self, name)))
         size = self.chunk_size
         if size not in (None, "auto") and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise OptionError(
@@ -134,7 +137,7 @@ _ARRAY_LIKE = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 
 def _check_leaves(tree: PyTree, name: str) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not isinstance(leaf, _ARRAY_LIKE) or getattr(leaf, "dtype", None) == np.dtype(object):
+        if not isinstance(leaf, _ARRAY_LIKE) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcV"):
             raise InputTypeError(
                 f"{name}{jax.tree_util.keystr(path)} is {kind_of(leaf)}; every leaf of an argument must be "
                 f"an array or a number. "

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from nablax._errors import InputTypeError, ModelTraceError, NablaxError, OutputTypeError
@@ -167,6 +168,12 @@ def _split_aux(output: PyTree, has_aux: bool) -> tuple[PyTree, PyTree]:
         raise OutputTypeError(
             f"has_aux=True needs a model that returns a pair (y, aux); it returned {kind_of(output)}."
         )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(output[1]):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+            raise OutputTypeError(
+                f"the aux{jax.tree_util.keystr(path)} of the model is {kind_of(leaf)}; every leaf of aux must be an array "
+                "or a number, because it is returned for every sample."
+            )
     return output
 
 

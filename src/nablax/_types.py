@@ -20,5 +20,5 @@ SECOND_ORDER: frozenset[str] = frozenset({"hessian", "hessian_diagonal", "laplac
 def kind_of(value: Any) -> str:
     """What a value is called in a message: "an array" whatever class JAX or NumPy gives it, else "a" and its class."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return "an array of Python objects" if str(value.dtype) == "object" else "an array"
+        return "an array" if getattr(value.dtype, "kind", "V") in "biufcV" else f"an array of {value.dtype.name}s"
     return f"a {type(value).__name__}"

@@ -113,9 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a check that failed, 2 for an error of the user."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
-        from importlib.metadata import version
+        from nablax._version import __version__
 
-        print(f"nablax {version('nablax')}")
+        print(f"nablax {__version__}")
         return 0
     command: Any = tyro.cli(  # pyright: ignore
         Command, args=arguments, prog="nablax", description=EXAMPLES, config=(tyro.conf.FlagCreatePairsOff,)

@@ -77,7 +77,9 @@ def find_batch(args: Sequence[PyTree], wrt: int | None, in_axes: InAxes) -> Batc
         )
     samples = next(iter(sizes.values()))
     if samples == 0:
-        raise BatchSizeError(f"{next(iter(sizes))} holds zero samples; at least one is needed.")
+        raise BatchSizeError(
+            f"{next(iter(sizes))} holds zero samples along its sample axis; give an array with at least one."
+        )
     return Batch(axes, samples, position)
 
 
@@ -105,14 +107,18 @@ def _per_argument(in_axes: InAxes, count: int) -> list[Any]:
 
 def _broadcast(axis: Any, arg: PyTree, number: int) -> list[int | None]:
     """The entry of in_axes for one argument, spread over its leaves."""
+    entries: list[Any] = []
+
+    def spread(entry: Any, subtree: PyTree) -> None:
+        entries.extend([entry] * len(jax.tree.leaves(subtree)))
+
     try:
-        spread = jax.tree.broadcast(axis, arg, is_leaf=lambda a: a is None)
+        jax.tree.map(spread, axis, arg, is_leaf=lambda a: a is None)
     except ValueError as error:
         raise AxesError(
             f"in_axes for argument {number} is {axis!r}, which does not fit the structure of that argument, "
             f"{jax.tree.structure(arg)}; give an int, None, or a tree of them that is a prefix of the argument."
         ) from error
-    entries = jax.tree.leaves(spread, is_leaf=lambda a: a is None)
     for entry in entries:
         if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
             raise AxesError(f"in_axes for argument {number} contains {entry!r}; each entry must be an int or None.")

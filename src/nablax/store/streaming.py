@@ -86,9 +86,9 @@ def run(
     )
 
     described = _attributes(model, strategy, samples, results, dimensions, unit) | dict(attributes or {})
-    group = create(path, results, unit, dimensions, names, described, overwrite)
+    group, arrays = create(path, results, unit, dimensions, names, described, overwrite)
     compiled = time.perf_counter()
-    statistics = _stream(derive, samples, unit, group, path, progress)
+    statistics = _stream(derive, samples, unit, arrays, path, progress)
     finish(group, path)
     end, D = time.perf_counter(), samples.shape[0]
     rows = tuple(statistics[want].row(want, results[want].shape, results[want].dtype) for want in wants)
@@ -96,7 +96,12 @@ def run(
 
 
 def _stream(
-    derive: Callable[[np.ndarray], dict[str, jax.Array]], X: Samples, unit: int, group: Any, path: Path, progress: bool
+    derive: Callable[[np.ndarray], dict[str, jax.Array]],
+    X: Samples,
+    unit: int,
+    arrays: Mapping[str, Any],
+    path: Path,
+    progress: bool,
 ) -> Mapping[str, Statistics]:
     """Read, derive and write all units."""
     statistics, samples = collections.defaultdict(Statistics), X.shape[0]
@@ -106,11 +111,11 @@ def _stream(
             count = len(block)
             if count < unit:  # filled up, so that one program serves all units
                 block = np.concatenate([block, np.repeat(block[-1:], unit - count, axis=0)])
-            found = {want: np.asarray(array)[:count] for want, array in derive(block).items()}
+            found = {want: np.asarray(result)[:count] for want, result in derive(block).items()}
             try:
-                for want, array in found.items():
-                    group[want][begin : begin + count] = array
-                    statistics[want].add(array)
+                for want, array in arrays.items():
+                    array[begin : begin + count] = found[want]
+                    statistics[want].add(found[want])
             except OSError as error:
                 raise DataError(
                     f"{path}: writing failed after {begin} of {samples} samples ({error}); make room and run it again, "

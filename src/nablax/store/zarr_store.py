@@ -49,7 +49,7 @@ def create(
     names: Mapping[str, Sequence[str]],
     attributes: Mapping[str, Any],
     overwrite: bool,
-) -> zarr.Group:
+) -> tuple[zarr.Group, dict[str, zarr.Array]]:
     """Create the group with one empty array a want and the names of the axes that have them.
 
     Args:
@@ -61,16 +61,21 @@ def create(
         attributes: of the group.
         overwrite: whether a store that exists is replaced.
 
+    Returns:
+        The group, and want -> its array. Write to these: that empty chunks are written is not stored with an array,
+        and one that is opened again does not do it.
+
     Raises:
         DataError: the path cannot be written.
     """
+    arrays: dict[str, zarr.Array] = {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.create_group(str(path), overwrite=overwrite, attributes={**attributes, "complete": False})
         for want, array in results.items():
             dtype, sample = np.dtype(array.dtype), array.shape[1:]
             chunk = _chunk(unit, math.prod(sample) * dtype.itemsize)
-            group.create_array(
+            arrays[want] = group.create_array(
                 want,
                 shape=array.shape,
                 # A shard is a file, written at once; a chunk is the smallest part of it that can be read.
@@ -87,7 +92,7 @@ def create(
             coordinate[:] = np.array(list(labels), dtype=object)
     except OSError as error:
         raise DataError(f"{path}: the store cannot be written ({error}).") from error
-    return group
+    return group, arrays
 
 
 def finish(group: zarr.Group, path: Path) -> None:

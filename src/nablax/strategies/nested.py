@@ -288,4 +288,4 @@ def join(rows: Array, y: Array, axis: int = 0) -> Array:
     """Undo `real_parts` on the axis of a derivative that counts the outputs."""
     if not jnp.iscomplexobj(y):
         return rows
-    return jax.lax.complex(*jnp.split(rows, 2, axis=axis))
+    return jax.lax.complex(*jnp.split(rows.astype(y.real.dtype), 2, axis=axis))
