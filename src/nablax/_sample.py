@@ -171,8 +171,8 @@ def _split_aux(output: PyTree, has_aux: bool) -> tuple[PyTree, PyTree]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(output[1]):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
             raise OutputTypeError(
-                f"the aux{jax.tree_util.keystr(path)} of the model is {kind_of(leaf)}; every leaf of aux must be an array "
-                "or a number, because it is returned for every sample."
+                f"the aux{jax.tree_util.keystr(path)} of the model is {kind_of(leaf)}; every leaf of aux must be "
+                "an array or a number, because it is returned for every sample."
             )
     return output
 
