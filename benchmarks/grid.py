@@ -79,7 +79,7 @@ def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace
         families = ["nablax", *options.peers] if options.nablax else options.peers
         chunks = [None, 8] if options.quick else [None, *options.chunks]
         rounds, seconds = (2, 0.02) if options.quick else (options.rounds, options.seconds)
-        task = Task(name, want, gradient, D, families, chunks, rounds, seconds, folder)
+        task = Task(name, want, gradient, D, families, chunks, rounds, seconds, folder, options.torch_compile)
         found = run_worker("worker", task, options.limit)
         if "torch" in families and task.reference.exists():
             task.skip = {}
@@ -106,6 +106,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--through", choices=["both", "values", "gradient"], default="both")
     parser.add_argument("--peers", type=names, default=["jax", "folx", "jet", "torch"])
     parser.add_argument("--no-nablax", dest="nablax", action="store_false", help="peers only")
+    parser.add_argument(
+        "--no-torch-compile", dest="torch_compile", action="store_false", help="torch runs eagerly only"
+    )
     parser.add_argument("--chunks", type=lambda text: [int(n) for n in text.split(",")], default=[32, 64, 256])
     parser.add_argument("--rounds", type=int, default=7, help="turns for each contender")
     parser.add_argument("--seconds", type=float, default=0.35, help="time for each contender, over all its turns")

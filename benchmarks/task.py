@@ -23,6 +23,7 @@ class Task:
         rounds: turns for each contender.
         seconds: time for each contender.
         folder: scratch folder; the float64 reference is kept there for the torch worker.
+        torch_compile: whether torch.compile is tried.
         skip: contenders that already hung or crashed, with the reason.
     """
 
@@ -35,6 +36,7 @@ class Task:
     rounds: int
     seconds: float
     folder: str
+    torch_compile: bool = True
     skip: dict[str, str] = field(default_factory=dict)
 
     @property

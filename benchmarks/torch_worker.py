@@ -146,7 +146,7 @@ def run(task: Task) -> list[dict[str, Any]]:
             if chunk is None or chunk < cell.D:
                 attempt(name if chunk is None else f"{name} @{chunk}", per_chunk(cell, formulation, weights), chunk)
     scout = alternate(runs, rounds=2, seconds=task.seconds / 3, event=event)
-    if scout:
+    if scout and task.torch_compile:
         best = min(scout, key=lambda name: statistics.median(scout[name]))
         function, chunk = origin[best]
         base = best.split(" @")[0]

@@ -15,7 +15,7 @@ from jax import Array
 from nablax._cache import compiled, split_model
 from nablax._errors import InputTypeError, OptionError, ZeroSecondDerivativeWarning
 from nablax._sample import OneSample, Presentation
-from nablax._types import Model, PyTree, kind_of
+from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import InAxes, find_batch, move_out
 from nablax.batching.chunks import map_samples
 from nablax.planning import Problem, choose, chunk_size_for
@@ -94,10 +94,7 @@ def _want(sample: OneSample, found: Derivatives, want: str) -> PyTree:
     """One want of one sample, as the user's trees."""
     if want == "divergence":
         return found.get(want)
-    return sample.output_tree(found.get(want), inputs=_INPUT_AXES[want])
-
-
-_INPUT_AXES = {"value": 0, "jacobian": 1, "hessian": 2, "hessian_diagonal": 1, "laplacian": 0}
+    return sample.output_tree(found.get(want), inputs=INPUT_AXES[want])
 
 
 def transform(

@@ -10,7 +10,6 @@ from jax.extend.core import primitives
 CUSTOM_VJP = primitives.custom_vjp_call_p
 WHILE = primitives.while_p
 SCAN = primitives.scan_p
-COND = primitives.cond_p
 CUSTOM_JVP = primitives.custom_jvp_call_p
 
 

@@ -14,6 +14,9 @@ Model = Callable[..., Any]
 Want = Literal["value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence"]
 
 WANTS: tuple[str, ...] = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence")
+INPUT_AXES = {"value": 0, "jacobian": 1, "hessian": 2, "hessian_diagonal": 1, "laplacian": 0, "divergence": 0}
+"""How many axes C the result of each want has."""
+
 SECOND_ORDER: frozenset[str] = frozenset({"hessian", "hessian_diagonal", "laplacian"})
 
 

@@ -23,17 +23,12 @@ class Table:
         linear: jointly linear in all operands that carry derivatives, or piecewise so; their second derivative is zero.
         elementwise: entry i of the result depends on entry i of each operand; for complex operands, holomorphic there.
         bilinear: linear in each of two operands; plain linear where only one of them depends on x.
-        flat: the elementwise ones among `linear`.
     """
 
     zero: frozenset[Any]
     linear: frozenset[Any]
     elementwise: frozenset[Any]
     bilinear: frozenset[Any]
-
-    @property
-    def flat(self) -> frozenset[Any]:
-        return self.elementwise & self.linear
 
     def extended(
         self,

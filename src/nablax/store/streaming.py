@@ -20,10 +20,10 @@ from tqdm import tqdm
 import nablax
 from nablax._cache import join_model, split_model
 from nablax._errors import DataError, OptionError
-from nablax._types import Model, PyTree
+from nablax._types import INPUT_AXES, Model, PyTree
 from nablax.store.report import RunReport, Statistics, peak_mebibytes
 from nablax.store.samples import Samples
-from nablax.store.zarr_store import INPUT_AXES, check_free, create, dimension_names, finish
+from nablax.store.zarr_store import check_free, create, dimension_names, finish
 
 UNIT_BYTES = 2**23
 """Inputs and results of one unit, if the caller does not say how many samples it holds: 8 MiB."""

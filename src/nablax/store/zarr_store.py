@@ -12,9 +12,7 @@ import numpy as np
 import zarr
 
 from nablax._errors import DataError
-
-INPUT_AXES = {"value": 0, "jacobian": 1, "hessian": 2, "hessian_diagonal": 1, "laplacian": 0, "divergence": 0}
-"""How many times the axes of x follow those of y in a want."""
+from nablax._types import INPUT_AXES
 
 CHUNK_BYTES = 2**20
 """What has to be read for one sample, about: 1 MiB before compression."""
