@@ -25,6 +25,8 @@ from benchmarks.report import write_report
 from benchmarks.task import Task
 from benchmarks.versions import commit, environment
 
+# A Python error that reaches the top is a bug of the worker, not of the contender that was busy.
+BROKEN = "the worker broke off"
 WANTS = ("jacobian", "hessian", "hessian_diagonal", "laplacian")
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -37,8 +39,8 @@ def run_worker(module: str, task: Task, limit: float) -> list[dict[str, Any]]:
         if results is not None:
             return results
         print(f"    {busy}: {problem}", flush=True)
-        if busy in (None, "reference") or busy in task.skip:
-            return [{"name": module, "family": "torch", "status": "failed", "reason": f"{busy}: {problem}"}]
+        if busy in (None, "reference") or busy in task.skip or problem.startswith(BROKEN):
+            return [{"name": module, "family": "worker", "status": "failed", "reason": f"{busy}: {problem}"}]
         task.skip[busy] = problem
 
 
@@ -67,7 +69,8 @@ def watch(module: str, task: Task, limit: float) -> tuple[list[dict[str, Any]] |
         process.wait()
         log.seek(0)
         last = (log.read().strip().splitlines() or ["no message"])[-1]
-        return results, busy, f"the process ended with status {process.returncode}: {last[:300]}"
+        how = f"killed by signal {-process.returncode}" if process.returncode < 0 else BROKEN
+        return results, busy, f"{how}: {last[:300]}"
 
 
 def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace) -> dict[str, Any]:

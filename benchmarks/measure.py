@@ -34,7 +34,7 @@ def alternate(
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     active = list(runs)
-    for number in range(rounds):
+    for number in range(rounds if runs else 0):
         for name in active if number % 2 == 0 else reversed(active):
             event(name)
             times[name] += turn(runs[name], seconds / rounds)
