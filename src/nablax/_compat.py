@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
+import jaxlib
 from jax.extend.core import primitives
 
 CUSTOM_VJP = primitives.custom_vjp_call_p
 WHILE = primitives.while_p
 SCAN = primitives.scan_p
 CUSTOM_JVP = primitives.custom_jvp_call_p
+DOT_GENERAL = primitives.dot_general_p
 
 
 def jaxpr_of(maybe_closed: Any) -> Any:
@@ -29,3 +32,19 @@ def loop_arity(params: dict[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     constants, carries, _ = params["ft_in"].unpack()
     return len(list(constants)), len(list(carries))
+
+
+def wrong_sums() -> str | None:
+    """Why the installed jaxlib cannot be trusted on the default device, or None.
+
+    jaxlib 0.10.2 on a CPU drops terms of some sums (jax issue 39103): gradients and Hessians of plain JAX are wrong
+    there too. The flag turns the faulty optimisation off.
+    """
+    flag = "--xla_cpu_experimental_ynn_fusion_type="
+    safe = flag in os.environ.get("XLA_FLAGS", "").split()
+    if jaxlib.__version__ != "0.10.2" or safe or jax.default_backend() != "cpu":
+        return None
+    return (
+        "jaxlib 0.10.2 is installed, which computes wrong sums on a CPU (jax issue 39103); install another version "
+        f"(pip install 'jax!=0.10.2'), or set XLA_FLAGS={flag} before Python starts."
+    )

@@ -13,6 +13,8 @@ from typing import Any
 
 from jax.extend.core import primitives as p
 
+from nablax.graph.dense import dense_p
+
 
 @dataclass(frozen=True)
 class Table:
@@ -72,7 +74,7 @@ JAX = Table(
     | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")
     | _present("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "atan2")
     | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "mul", "div", "one_minus_square"),
-    bilinear=_present("mul", "dot_general", "conv_general_dilated"),
+    bilinear=_present("mul", "dot_general", "conv_general_dilated") | {dense_p},
 )
 
 # Entrywise, but not complex differentiable: a complex operand has two directions.

@@ -10,8 +10,9 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from nablax._compat import jaxpr_of
+from nablax._compat import DOT_GENERAL, jaxpr_of
 from nablax.graph.classify import INLINED, JAX
+from nablax.graph.dense import as_dense, dense_p
 
 
 class Variable:
@@ -83,9 +84,18 @@ def _inline(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations
             results = [Variable(var.aval) for var in eqn.outvars]
             if eqn.primitive in JAX.elementwise:
                 arguments = [_broadcast(a, results[0].aval.shape, equations) for a in arguments]
-            equations.append(Equation(eqn.primitive, tuple(arguments), tuple(results), eqn.params, eqn.ctx))
+            equations.append(_equation(eqn, arguments, results))
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable]) -> Equation:
+    """The equation itself, a product with a matrix as a dense layer."""
+    primitive, params = eqn.primitive, eqn.params
+    if primitive is DOT_GENERAL and (found := as_dense(tuple(var.aval for var in eqn.invars), params)):
+        (x, W), params = found
+        primitive, arguments = dense_p, (arguments[x], arguments[W])
+    return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx)
 
 
 def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) -> Atom:

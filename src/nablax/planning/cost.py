@@ -2,7 +2,7 @@
 
 The unit of work is one multiplication and addition inside a matrix product. An entrywise operation streams memory
 instead and counts as `ENTRY` of them; a batched small product is less efficient than a large one and counts `BATCHED`
-times. The two factors are measured on a CPU; only their order of magnitude matters for the choice.
+times. The factors are fitted to the times of all strategies in the benchmark grid on a CPU.
 """
 
 from __future__ import annotations
@@ -18,16 +18,24 @@ import jax.numpy as jnp
 from jax.extend.core import primitives
 
 from nablax._compat import jaxpr_of
+from nablax.graph.dense import dense_p
 from nablax.graph.inline import Constant, Equation
 from nablax.graph.nodes import Kind, Loop, Node, Program
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
+from nablax.strategies.adjoint import FEW
 
-ENTRY = 4.0
-BATCHED = 4.0
+ENTRY = 12.0
+BATCHED = 3.0
 
-CACHE_BYTES = 2**21
-"""Working set of a chunk on a CPU: about one core's share of the cache. Larger chunks stream through main memory."""
+PULLED_BACK = 2.0
+PROBED = 3.0
+"""What a pass through a loop costs that keeps values of every step, or tangents and readings of every step too; the
+unit is a pass that keeps nothing."""
+
+CACHE_BYTES = 10 * 2**20
+"""Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
+chunks stream through main memory."""
 
 MEMORY_BYTES = 2**31
 """Working set of a chunk on an accelerator."""
@@ -40,73 +48,88 @@ class Bend:
     Attributes:
         kind: the form of its second derivative.
         size: numbers in its output, all steps of a loop counted.
-        work: one evaluation.
+        push: work of one tangent through it.
         pairs: second derivatives between its roots that are not zero.
     """
 
     kind: Kind
     size: float
-    work: float
+    push: float
     pairs: int
 
 
-def work_of_pass(program: Program) -> float:
-    """Work of pushing one tangent through everything that depends on x."""
-    return sum(_work(eqn) * steps for node, steps in _nodes(program) for eqn in node.equations)
+def work_of_pass(program: Program, in_loops: float = 1.0) -> float:
+    """Work of pushing one tangent through everything that depends on x, or of pulling one cotangent back, where what is
+    inside loops counts `in_loops` times.
+    """
+    return sum(_push(node) * steps * (1.0 if steps == 1 else in_loops) for node, steps in _nodes(program))
 
 
 def bends(program: Program) -> list[Bend]:
     """The curved nodes."""
     return [
-        Bend(
-            node.kind,
-            steps * sum(math.prod(o.aval.shape) for o in node.outputs),
-            steps * sum(map(_work, node.equations)),
-            max(len(node.pairs), 1),
-        )
+        Bend(node.kind, steps * _size(node), steps * _push(node), max(len(node.pairs), 1))
         for node, steps in _nodes(program)
         if node.kind is not Kind.LINEAR
     ]
 
 
+_IN_LOOPS = {"forward": 1.0, "forward_over_forward": 1.0, "adjoint": PROBED}
+
+
 def work(strategy: Strategy, problem: Problem) -> float:
     """Work of `strategy` for one sample."""
     program = problem.graph.program
-    one = work_of_pass(program)
+    once = sum(_work(eqn) * steps for node, steps in _nodes(program) for eqn in node.equations)
+    push = work_of_pass(program, _IN_LOOPS.get(strategy.name, PULLED_BACK))
     A, C, order = problem.A, problem.directions, problem.wants.order
     if order < 2:
-        return one * (1 + (2 * A if strategy.reverse_mode else C))
+        return once + push * (A if strategy.reverse_mode else C)
     if order > 2:
-        return one * (1 + C) ** order * (2 * A if strategy.reverse_mode else 1)
+        return once + push * (1 + C) ** order * (A if strategy.reverse_mode else 1)
     full = "hessian" in problem.wants.names
     rows, couples = problem.second_rows
+    curved = bends(program)
     match strategy.name:
         case "forward":
-            return one * (1 + C + rows) + sum(_bend_forward(b, rows, couples) for b in bends(program))
+            return once + push * (C + rows) + sum(_bend_forward(b, couples) for b in curved)
         case "adjoint":
-            return one * (1 + C + 2 * A) + sum(_bend_adjoint(b, A, C, couples, full) for b in bends(program))
+            return once + push * (C + A) + sum(_bend_adjoint(b, A, C, couples, full) for b in curved)
         case "forward_over_forward":
-            return one * (1 + (C * C + 2 * C if full else 3 * couples))
+            second = C * C if full else couples
+            return once + push * (2 * C + second) + second * sum(_bend_forward(b, 1) for b in curved)
         case "forward_over_reverse":
-            return one * (1 + C + 2 * A * (1 + 2 * C))
+            return once + push * (C + A + A * C) + 2 * A * C * sum(_bend_forward(b, 1) for b in curved)
         case _:
-            return one * (1 + 2 * A * (1 + 3 * C))
+            return once + push * (A + 2 * A * C) + 3 * A * C * sum(_bend_forward(b, 1) for b in curved)
 
 
-def _bend_forward(bend: Bend, rows: int, couples: int) -> float:
+def _bend_forward(bend: Bend, couples: int) -> float:
     if bend.kind is Kind.ELEMENTWISE:
         return ENTRY * bend.size * couples * bend.pairs
-    return (2 if bend.kind is Kind.BILINEAR else 6) * bend.work * couples
+    return (2 if bend.kind is Kind.BILINEAR else 6) * bend.push * couples
 
 
 def _bend_adjoint(bend: Bend, A: int, C: int, couples: int, full: bool) -> float:
+    entrywise = bend.kind is Kind.ELEMENTWISE
     if not full:
-        local = ENTRY * bend.size * bend.pairs if bend.kind is Kind.ELEMENTWISE else 6 * bend.work
-        return couples * (local + A * bend.size)
-    assembled = BATCHED * A * C * C * bend.size * bend.pairs
-    if bend.kind is Kind.ELEMENTWISE:
-        return assembled + ENTRY * A * C * bend.size
-    return assembled + A * C * bend.work * (1 if bend.kind is Kind.BILINEAR else 6)
+        local = ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
+        return couples * (local + ENTRY * A * bend.size)
+    if entrywise and C <= FEW:
+        return ENTRY * A * C * (C + 1) / 2 * bend.size * bend.pairs
+    local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)
+    return A * C * local + BATCHED * A * C * C * bend.size * bend.pairs
+
+
+def _push(node: Node) -> float:
+    """Work of one tangent through a node: an elementwise chain is one product with its slope, however long it is."""
+    if node.kind is Kind.ELEMENTWISE:
+        return ENTRY * _size(node) * len(node.roots)
+    return sum(map(_work, node.equations))
+
+
+def _size(node: Node) -> float:
+    return sum(math.prod(o.aval.shape) for o in node.outputs)
 
 
 def _nodes(program: Program, steps: int = 1) -> Iterator[tuple[Node, int]]:
@@ -124,6 +147,8 @@ def _work(eqn: Equation) -> float:
     shapes: list[tuple[int, ...]] = [
         jnp.shape(a.value) if isinstance(a, Constant) else a.aval.shape for a in eqn.inputs
     ]
+    if eqn.primitive is dense_p:
+        return size * shapes[1][eqn.params["axis"]]
     if eqn.primitive is primitives.dot_general_p:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return size * math.prod(shapes[0][k] for k in contracted)

@@ -88,7 +88,7 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         return _sum(
-            contraction("kh,ah->ka", _flat(form.products(J[i], J[j])), _flat(adjoint[0] * curvature[None]))
+            _products(_flat(form.products(J[i], J[j])), _flat(adjoint[0] * curvature[None]))
             for (i, j), curvature in zip(probe.node.pairs, second, strict=True)
         )
 
@@ -97,7 +97,7 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
         return _over_steps(local, probe)(roots, second, left, right)
 
     rows = form.apply(bend, J)
-    return _sum(contraction("kh,ah->ka", _flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
+    return _sum(_products(_flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
 
 
 def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:
@@ -105,9 +105,7 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     if probe.node.kind is Kind.ELEMENTWISE:
         total = jnp.zeros(())
         for (i, j), curvature in zip(probe.node.pairs, second, strict=True):
-            scaled = _flat(adjoint[0] * curvature[None])
-            block = contraction("ach,eh->ace", scaled[:, None] * _flat(J[i])[None], _flat(J[j]))
-            total = total + (block if i == j else block + jnp.swapaxes(block, 1, 2))
+            total = total + _congruence(_flat(adjoint[0] * curvature[None]), _flat(J[i]), _flat(J[j]), i == j)
         return total
 
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
@@ -121,6 +119,39 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
         block = contraction("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
         return block + jnp.swapaxes(block, 1, 2)
     return _sum(contraction("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
+
+
+FEW = 4
+"""Up to so many directions, sums over entries are taken one by one: the matrix products would be too small to pay."""
+
+
+def _products(rows: Array, scaled: Array) -> Array:
+    """sum_h rows[k,h] scaled[a,h]: (k, A)."""
+    if rows.shape[0] * scaled.shape[0] <= FEW**2:
+        return _total(rows[:, None] * scaled[None])
+    return contraction("kh,ah->ka", rows, scaled)
+
+
+def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:
+    """sum_h scaled[a,h] left[c,h] right[e,h], made symmetric in c and e unless left and right are the same:
+    (A, n, n).
+    """
+    n = left.shape[0]
+    if n > FEW:
+        block = contraction("ach,eh->ace", scaled[:, None] * left[None], right)
+        return block if same else block + jnp.swapaxes(block, 1, 2)
+    # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
+    each_left, each_right = jax.lax.split(left, (1,) * n), jax.lax.split(right, (1,) * n)
+    triangle = Pairs.triangle(n)
+    one_way = lambda c, e: each_left[c] * each_right[e]
+    cross = lambda c, e: one_way(c, e) if same else one_way(c, e) + one_way(e, c)
+    rows = [_total(scaled * cross(c, e)) for c, e in zip(triangle.first, triangle.second, strict=True)]
+    return triangle.matrix(jnp.stack(rows))
+
+
+def _total(entries: Array) -> Array:
+    """The sum over the last axis, as a product with ones: XLA's own reduction is several times slower on a CPU."""
+    return contraction("...h,h->...", entries, jnp.ones(entries.shape[-1], entries.dtype))
 
 
 def _pull(node: Node, second: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:

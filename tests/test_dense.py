@@ -1,0 +1,100 @@
+"""The dense layer as a primitive: the same numbers as a matrix product under every transformation of JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import nablax
+from nablax.graph.dense import as_dense, dense, dense_p
+from nablax.graph.inline import inline
+
+HOW = {"precision": None, "preferred_element_type": None}
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
+
+
+def product(x, W, axis):
+    return jnp.tensordot(x, W, axes=((x.ndim - 1,), (axis,)))
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("axis", [0, 1])
+class TestAgainstTensordot:
+    def operands(self, leading, axis):
+        return draw(*leading, 4), draw(4, 5) if axis == 0 else draw(5, 4)
+
+    def test_value_and_derivatives(self, leading, axis):
+        x, W = self.operands(leading, axis)
+        f = lambda x, W: jnp.sin(dense(x, W, axis=axis, **HOW))
+        np.testing.assert_allclose(f(x, W), jnp.sin(product(x, W, axis)), rtol=1e-12)
+        check_grads(f, (x, W), order=2)
+
+    @pytest.mark.parametrize("mapped", [(0, None), (None, 1), (1, 0), (-1, -1)], ids=str)
+    def test_mapped_and_its_gradient(self, leading, axis, mapped):
+        x, W = self.operands(leading, axis)
+        grow = lambda a, place: a if place is None else jnp.stack([a, 2 * a, a - 1], place)
+        args = [grow(a, place) for a, place in zip((x, W), mapped, strict=True)]
+        loss = lambda f: lambda x, W: jnp.sum(jax.vmap(f, mapped)(x, W) ** 3)
+        ours = lambda x, W: dense(x, W, axis=axis, **HOW)
+        theirs = lambda x, W: product(x, W, axis)
+        for a, b in zip(*(jax.jit(jax.grad(loss(f), (0, 1)))(*args) for f in (ours, theirs)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11)
+
+
+def test_gradient_by_the_matrix_contracts_one_axis():
+    """What the primitive is for: XLA copies the factors of a product that contracts two axes."""
+    x, W = draw(6, 3, 4), draw(4, 5)
+    loss = lambda W: jnp.sum(jax.vmap(jax.vmap(lambda x: dense(x, W, axis=0, **HOW)))(x) ** 2)
+    contracted = [
+        eqn.params["dimension_numbers"][0]
+        for eqn in jax.make_jaxpr(jax.grad(loss))(W).eqns
+        if "dot" in eqn.primitive.name
+    ]
+    assert contracted == [((0,), (0,))]
+
+
+@pytest.mark.parametrize(
+    ("formula", "shapes", "found"),
+    [
+        ("h,hk->k", ((4,), (4, 5)), True),
+        ("nh,kh->nk", ((3, 4), (5, 4)), True),
+        ("kh,h->k", ((5, 4), (4,)), True),
+        ("h,h->", ((4,), (4,)), False),
+        ("bnh,bhk->bnk", ((2, 3, 4), (2, 4, 5)), False),
+        ("nmh,mhk->nk", ((3, 2, 4), (2, 4, 5)), False),
+    ],
+)
+def test_which_products_are_dense_layers(formula, shapes, found):
+    args = [draw(*shape) for shape in shapes]
+    closed = jax.make_jaxpr(lambda a, b: jnp.einsum(formula, a, b))(*args)
+    primitives = {eqn.primitive for eqn in inline(closed).equations}
+    assert (dense_p in primitives) == found
+
+
+def test_explicit_sharding_is_left_alone():
+    params = {"dimension_numbers": (((0,), (0,)), ((), ())), "precision": None, "preferred_element_type": None}
+    operands = jax.typeof(draw(4)), jax.typeof(draw(4, 5))
+    assert as_dense(operands, params | {"out_sharding": None})
+    assert as_dense(operands, params | {"out_sharding": "anything"}) is None
+
+
+def test_half_precision_keeps_its_type():
+    """A product that accumulates in float32 and returns it, and its gradient in the type of each operand."""
+    how = {"precision": None, "preferred_element_type": jnp.dtype("float32")}
+    x, W = draw(3, 4).astype("bfloat16"), draw(4, 5).astype("bfloat16")
+    f = lambda x, W: dense(x, W, axis=0, **how)
+    assert f(x, W).dtype == "float32"
+    assert [g.dtype for g in jax.grad(lambda x, W: f(x, W).sum(), (0, 1))(x, W)] == ["bfloat16", "bfloat16"]
+
+
+def test_nested_transforms_see_a_dense_layer():
+    """The Laplacian of a model that holds a Laplacian: the primitive is differentiated through our own graph."""
+    W, x = draw(3, 4), draw(2, 3)
+    inner = lambda x: jnp.sum(jnp.tanh(x @ W))
+    lap = lambda f: lambda x: jnp.trace(jax.hessian(f)(x))
+    one = lambda x: nablax.laplacian(inner, strategy="adjoint")(x[None])[0]
+    np.testing.assert_allclose(nablax.laplacian(one)(x), jax.vmap(lap(lap(inner)))(x), rtol=1e-9)
