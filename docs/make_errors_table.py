@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 os.environ["JAX_ENABLE_X64"] = "0"  # the page shows JAX as it is out of the box
 
@@ -40,7 +41,8 @@ provokes each of them, and a test fails where it is stale or where an error of t
 
 In the examples, `model(M, x) = tanh(M @ x)` with M (2, 4), and X holds D = 8 samples (8, 4); `wave(x)` is
 sin(x[1] - x[0]) with T (8, 2). `own_rule` contains a `custom_vjp`, `unserved` a `while_loop` as well, and `wrong_rule`
-a wrong `custom_jvp`. `derive(...)` stands for the command line `nablax derive ...`.
+a wrong `custom_jvp`. `installed_jaxlib(version)` pretends that this version is installed; `derive(...)` stands for the
+command line `nablax derive ...`.
 """
 
 TABLE_HEAD = "| cause | message | remedy |\n|---|---|---|\n"
@@ -68,6 +70,7 @@ def names(folder: Path) -> dict:
         return jax.lax.while_loop(lambda y: jnp.sum(y) > 10, lambda y: y / 2, own(M @ x))
 
     found = {
+        "installed_jaxlib": lambda version: mock.patch("jaxlib.__version__", version),
         "model": model,
         "scaled": lambda M, x, s: s * jnp.tanh(M @ x),
         "wave": lambda x: jnp.sin(x[1] - x[0]),

@@ -35,6 +35,7 @@ BUILTINS = {
     "OutputTypeError": TypeError,
     "ModelTraceError": RuntimeError,
     "StrategyError": ValueError,
+    "MemoryBudgetError": ValueError,
     "CheckFailedError": AssertionError,
     "DataError": ValueError,
 }

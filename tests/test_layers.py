@@ -23,7 +23,17 @@ ALLOWED = {
     "batching": (),
     "transforms": ("planning", "strategies", "graph", "batching"),
 }
-TRANSFORMS = ("_transforms", "_partials", "_check", "_call", "_sample", "_cache")
+TRANSFORMS = (
+    "_transforms",
+    "_partials",
+    "_check",
+    "_explain",
+    "_options",
+    "_call",
+    "_rehearsal",
+    "_sample",
+    "_cache",
+)
 # These only hand on names.
 FACADES = ("__init__", "errors")
 

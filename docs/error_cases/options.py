@@ -34,6 +34,41 @@ CASES = [
         "Write in_axes as for jax.vmap: an int, or a tuple with one entry for each argument.",
     ),
     Case(
+        'nablax.hessian(model, memory_budget="much")(M, X)',
+        "The budget is no amount of memory.",
+        'Write the number of bytes, or a number with a unit: "512MiB", "1.5GB".',
+    ),
+    Case(
+        'nablax.hessian(model, memory_budget="1KB")(M, X)',
+        "The whole result would not fit the budget.",
+        "Raise the budget, ask for the diagonal or the trace of the Hessian only, or stream the result to disk.",
+    ),
+    Case(
+        'nablax.laplacian(model, memory_budget="128B", strategy="forward_over_reverse")(M, X)',
+        "The strategy that was asked for needs more than the budget, even for one sample at a time.",
+        "Use one of the strategies in the message, or raise the budget.",
+    ),
+    Case(
+        'nablax.laplacian(model, memory_budget="64B")(M, X)',
+        "No strategy fits the budget, even with one sample at a time.",
+        "Raise the budget: it is for the intermediate arrays of one chunk, not for the whole program.",
+    ),
+    Case(
+        'with installed_jaxlib("0.10.2"): nablax.hessian(model, strategy="adjoint")(M, X)',
+        "The installed jaxlib drops terms of sums on a CPU.",
+        "Install another version of jax and jaxlib.",
+    ),
+    Case(
+        "nablax.hessian(model, table=jnp.tanh)(M, X)",
+        "The table is no table of primitives.",
+        "Extend the default one: nablax.default_table.extended(elementwise=[my_primitive]).",
+    ),
+    Case(
+        'nablax.explain(model, "hessian", measure=True)(M, jax.ShapeDtypeStruct((8, 4), "float32"))',
+        "Shapes were given, and measuring needs numbers.",
+        "Give arrays, or leave measure out: the plan needs shapes only.",
+    ),
+    Case(
         "nablax.derivatives(model)",
         "No derivative was named.",
         'Name the wants behind the model: derivatives(model, "value", "jacobian").',

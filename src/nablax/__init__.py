@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from nablax import errors, store
     from nablax._check import check
     from nablax._errors import NablaxError
+    from nablax._explain import explain
+    from nablax._options import default_table
     from nablax._partials import partials
     from nablax._transforms import derivatives, divergence, hessian, hessian_diagonal, jacobian, laplacian
+    from nablax.graph.classify import Table
 
 _HOME = {
     "jacobian": "nablax._transforms",
@@ -24,6 +27,9 @@ _HOME = {
     "derivatives": "nablax._transforms",
     "partials": "nablax._partials",
     "check": "nablax._check",
+    "explain": "nablax._explain",
+    "Table": "nablax.graph.classify",
+    "default_table": "nablax._options",
     "NablaxError": "nablax._errors",
     "errors": "nablax.errors",
     "store": "nablax.store",
@@ -31,11 +37,14 @@ _HOME = {
 
 __all__ = [
     "NablaxError",
+    "Table",
     "__version__",
     "check",
+    "default_table",
     "derivatives",
     "divergence",
     "errors",
+    "explain",
     "hessian",
     "hessian_diagonal",
     "jacobian",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,55 +14,16 @@ import numpy as np
 from jax import Array
 
 from nablax._cache import compiled, split_model
-from nablax._errors import InputTypeError, OptionError, ZeroSecondDerivativeWarning
+from nablax._compat import wrong_sums
+from nablax._errors import BackendError, InputTypeError, OptionError, ZeroSecondDerivativeWarning
+from nablax._options import Options, checked_model, default_table
+from nablax._rehearsal import made_up, untraced
 from nablax._sample import OneSample, Presentation
 from nablax._types import INPUT_AXES, Model, PyTree, kind_of
-from nablax.batching.axes import InAxes, find_batch, move_out
+from nablax.batching.axes import Batch, find_batch, move_out
 from nablax.batching.chunks import map_samples
-from nablax.planning import Problem, choose, chunk_size_for
-from nablax.strategies import BUILT_IN, Derivatives, Wants
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options that all transforms have in common, checked."""
-
-    wrt: int | None
-    in_axes: InAxes
-    out_axes: Any
-    strategy: str
-    chunk_size: int | str | None
-    has_aux: bool
-
-    @classmethod
-    def of(cls, arguments: dict[str, Any]) -> Options:
-        """Take the options out of the ``locals()`` of a transform."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
-
-    def __post_init__(self) -> None:
-        names = ["auto", *(s.name for s in BUILT_IN)]
-        if self.strategy not in names:
-            raise OptionError(f"strategy={self.strategy!r} is unknown; use one of {', '.join(names)}.")
-        for name in ("wrt", "chunk_size"):
-            if isinstance(getattr(self, name), np.integer):
-                object.__setattr__(self, name, int(getattr(self, name)))
-        size = self.chunk_size
-        if size not in (None, "auto") and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise OptionError(
-                f'chunk_size={size!r} must be a positive int, "auto", or None for the whole batch at once.'
-            )
-        if self.wrt is not None and (isinstance(self.wrt, bool) or not isinstance(self.wrt, int)):
-            raise OptionError(f"wrt={self.wrt!r} must be the number of one argument, or None.")
-        if isinstance(self.in_axes, bool) or not isinstance(self.in_axes, int | tuple | list | None):
-            raise OptionError(
-                f"in_axes={self.in_axes!r} must be an int, None, or a tuple with one entry for each argument."
-            )
-
-    @property
-    def key(self) -> Any:
-        """The options as a hashable value: trees of axes by structure and leaves."""
-        leaves, treedef = jax.tree.flatten((self.in_axes, self.out_axes), is_leaf=lambda a: a is None)
-        return self.wrt, treedef, tuple(leaves), self.strategy, self.chunk_size, self.has_aux
+from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, tune
+from nablax.strategies import Derivatives, Strategy, Wants
 
 
 @dataclass(frozen=True)
@@ -101,26 +63,19 @@ def transform(
     name: str, model: Model, wants: Wants, present: Presentation, options: Options, weights: Any = None
 ) -> Callable[..., PyTree]:
     """The function that the user calls. `present` turns the derivatives of one sample into what it returns."""
-    if not callable(model) or isinstance(model, type):
-        given = f"the class {model.__name__}" if isinstance(model, type) else kind_of(model)
-        raise OptionError(
-            f"{name} was given {given} as its model; it needs a function of one sample, model(params, x)."
-        )
+    checked_model(name, model)
 
     def build(rebuild: Callable[[list[Any]], Model]) -> Callable[..., PyTree]:
         def run(arrays: list[Array], weights: Array | None, args: tuple[PyTree, ...]) -> PyTree:
             return _derive(rebuild, arrays, wants, present, options, weights, args)
 
-        return jax.jit(
-            run, inline=True
-        )  # inline: nothing is left of it in the program of a caller that is compiled itself
+        # inline: nothing is left of it in the program of a caller that is compiled itself
+        return jax.jit(run, inline=True)
 
     key = (name, wants, present, options.key)
 
     def transformed(*args: PyTree) -> PyTree:
-        for number, arg in enumerate(args):
-            _check_leaves(arg, f"argument {number}")
-        _check_leaves(weights, "weights")
+        check_arguments(args, weights)
         arrays, _ = split_model(model)
         return compiled(model, key, build)(arrays, weights, args)
 
@@ -132,14 +87,108 @@ def transform(
 _ARRAY_LIKE = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 
 
-def _check_leaves(tree: PyTree, name: str) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not isinstance(leaf, _ARRAY_LIKE) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcV"):
-            raise InputTypeError(
-                f"{name}{jax.tree_util.keystr(path)} is {kind_of(leaf)}; every leaf of an argument must be "
-                f"an array or a number. "
-                "Give the model what is no array beforehand, for example with functools.partial."
-            )
+def check_arguments(args: tuple[PyTree, ...], weights: Any, also: tuple[type, ...] = ()) -> None:
+    """Raise where a leaf is neither an array nor a number, nor of one of the types `also`."""
+    names = [*(f"argument {number}" for number in range(len(args))), "weights"]
+    for name, tree in zip(names, (*args, weights), strict=True):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            of_objects = isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcV"
+            if of_objects or not isinstance(leaf, (*_ARRAY_LIKE, *also)):
+                raise InputTypeError(
+                    f"{name}{jax.tree_util.keystr(path)} is {kind_of(leaf)}; every leaf of an argument must be "
+                    "an array or a number. Give the model what is no array beforehand, for example with "
+                    "functools.partial."
+                )
+
+
+Inputs = tuple[list[Any], Any, list[Any]]
+"""The values of one call: the arrays of the model, the weights, the leaves of all arguments."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call, its arguments bound to axes and its model traced: it can be planned, and then run.
+
+    Attributes:
+        sample: the traced model.
+        batch: where the samples are.
+        present: what is made of the derivatives of one sample.
+        options: the options.
+        problem: the facts that a plan is chosen from.
+    """
+
+    sample: OneSample
+    batch: Batch
+    present: Presentation
+    options: Options
+    problem: Problem
+
+    @classmethod
+    def of(
+        cls,
+        rebuild: Callable[[list[Any]], Model],
+        arrays: list[Array],
+        wants: Wants,
+        present: Presentation,
+        options: Options,
+        args: tuple[PyTree, ...],
+    ) -> Call:
+        """Trace the model for one sample of `args`."""
+        if reason := wrong_sums():
+            raise BackendError(reason)
+        batch = find_batch(args, options.wrt, options.in_axes)
+        table = default_table if options.table is None else options.table
+        sample = OneSample.of(rebuild, arrays, batch, args, wants, options.has_aux, table)
+        present.check(sample)
+        problem = Problem(sample.graph, wants, batch.samples, options.chunk_size, options.budget)
+        if options.budget is not None:
+            check_result(batch.samples * sample.size_of_result(present), problem)
+        return cls(sample, batch, present, options, problem)
+
+    def inputs(self, arrays: list[Array], weights: Any, args: tuple[PyTree, ...]) -> Inputs:
+        """The values to run with."""
+        return arrays, _as_weights(weights, self.sample), jax.tree.leaves(args)
+
+    def plan(self, inputs: Inputs) -> Plan:
+        """The strategy and chunk size; only the types of `inputs` matter."""
+        if self.options.strategy != "autotune":
+            return choose(self.problem, self.options.strategy)
+        details = self.options.out_axes, self.batch.axes, jax.tree.map(jax.typeof, inputs)
+        # Whatever transformation is under way around this call, the measured programs run here and now.
+        with jax.ensure_compile_time_eval():
+            return tune(self.problem, details, self.rehearsal(inputs))
+
+    def rehearsal(self, inputs: Inputs) -> Build:
+        """How to run a candidate on made-up values."""
+
+        @functools.cache
+        def stage() -> Build:
+            sample = replace(self.sample, graph=untraced(self.sample.graph))
+            return replace(self, sample=sample).compiler(made_up(inputs))
+
+        return lambda candidate: stage()(candidate)
+
+    def compiler(self, inputs: Inputs) -> Build:
+        """How to run a candidate on `inputs`."""
+
+        def build(candidate: Candidate) -> Callable[[], Any]:
+            program = jax.jit(functools.partial(self.run, candidate.strategy, candidate.chunk_size))
+            return lambda: program(inputs)
+
+        return build
+
+    def run(self, strategy: Strategy, chunk_size: int | None, inputs: Inputs) -> tuple[PyTree, PyTree]:
+        """(results, aux) for all samples."""
+        sample, (arrays, weights, leaves) = self.sample, inputs
+        batched, shared = self.batch.split(leaves)
+
+        def one(leaves: list[Array]) -> tuple[PyTree, PyTree]:
+            others, v = sample.arguments(arrays, self.batch.merge(leaves, shared))
+            found = strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
+            return self.present(sample, found), jax.tree.unflatten(sample.aux, found.rest)
+
+        results, aux = map_samples(one, batched, chunk_size)
+        return move_out(results, self.options.out_axes), aux
 
 
 def _derive(
@@ -154,29 +203,17 @@ def _derive(
     """One call, while it is traced: bind the arguments, trace one sample, plan, map the samples, lay out the
     results.
     """
-    batch = find_batch(args, options.wrt, options.in_axes)
-    sample = OneSample.of(rebuild, arrays, batch, args, wants, options.has_aux)
-    present.check(sample)
-    weights = _as_weights(weights, sample)
-    problem = Problem(sample.graph, wants, batch.samples)
-    strategy = choose(problem, options.strategy).strategy
-    if wants.order >= 2 and sample.graph.has_only_kinks:
+    call = Call.of(rebuild, arrays, wants, present, options, args)
+    inputs = call.inputs(arrays, weights, args)
+    plan = call.plan(inputs)
+    if wants.order >= 2 and call.sample.graph.has_only_kinks:
         warnings.warn(
             "second derivatives were asked of a model that is piecewise linear in its input (relu, abs, max, ..): they "
             "are zero everywhere. Use a smooth activation such as tanh, silu or gelu if that is not what you want.",
             ZeroSecondDerivativeWarning,
             stacklevel=2,
         )
-    size = chunk_size_for(problem, strategy) if isinstance(options.chunk_size, str) else options.chunk_size
-    batched, shared = batch.split(jax.tree.leaves(args))
-
-    def one(leaves: list[Array]) -> tuple[PyTree, PyTree]:
-        others, v = sample.arguments(arrays, batch.merge(leaves, shared))
-        found = strategy.derive(sample.graph.bind(others), v, wants, weights)
-        return present(sample, found), jax.tree.unflatten(sample.aux, found.rest)
-
-    results, aux = map_samples(one, batched, size)
-    results = move_out(results, options.out_axes)
+    results, aux = call.run(plan.strategy, plan.chunk_size, inputs)
     return (results, aux) if options.has_aux else results
 
 

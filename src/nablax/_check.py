@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax._call import ByName, Options, transform
+from nablax._call import ByName, transform
 from nablax._compat import enable_x64
 from nablax._errors import CheckFailedError, OptionError
 from nablax._layout import Layout
+from nablax._options import Options
 from nablax._sample import OneSample
 from nablax._types import SECOND_ORDER, WANTS, Model, PyTree
 from nablax.batching.axes import Batch, InAxes, find_batch
+from nablax.graph.classify import Table
 from nablax.strategies import Derivatives, Wants
 
 
@@ -90,6 +92,7 @@ def check(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    table: Table | None = None,
 ) -> Callable[..., CheckReport]:
     """Compare derivatives with nested automatic differentiation in float64 and with finite differences.
 

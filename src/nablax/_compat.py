@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jaxlib
-from jax.extend.core import primitives
+from jax.core import ShapedArray
+from jax.extend.core import Primitive, primitives
+from jax.interpreters import ad, batching, mlir
 
 CUSTOM_VJP = primitives.custom_vjp_call_p
 WHILE = primitives.while_p
@@ -32,6 +35,33 @@ def loop_arity(params: dict[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     constants, carries, _ = params["ft_in"].unpack()
     return len(list(constants)), len(list(carries))
+
+
+def bilinear_primitive(
+    name: str,
+    compute: Callable[..., Any],
+    shape: Callable[..., tuple[tuple[int, ...], Any]],
+    by_first: Callable[..., Any],
+    by_second: Callable[..., Any],
+    batched: Callable[..., Any],
+) -> Any:
+    """A primitive of two operands, linear in each, that every transformation of JAX knows.
+
+    Args:
+        name: its name in printed jaxprs.
+        compute: ``(x, y, **params) -> result`` in other primitives.
+        shape: (shape, dtype) of the result from the types of the operands.
+        by_first, by_second: ``(cotangent, x, y, **params)``, the transpose with respect to one operand, of which only
+            the ``aval`` is given.
+        batched: ``((x, y), axes, **params) -> (result, axis)``.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(lambda x, y, **params: ShapedArray(*shape(x, y, **params)))
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    ad.defbilinear(primitive, by_first, by_second)
+    batching.primitive_batchers[primitive] = batched
+    return primitive
 
 
 def wrong_sums() -> str | None:

@@ -39,6 +39,14 @@ class StrategyError(NablaxError, ValueError):
     """No strategy, or not the one asked for, can differentiate this model."""
 
 
+class MemoryBudgetError(NablaxError, ValueError):
+    """A result, or the intermediate arrays of one sample, are larger than the ``memory_budget`` that was given."""
+
+
+class BackendError(NablaxError, RuntimeError):
+    """The installed version of JAX is known to compute wrong numbers on this device."""
+
+
 class CheckFailedError(NablaxError, AssertionError):
     """``nablax.check`` found a derivative that differs from its references."""
 

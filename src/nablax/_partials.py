@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nablax._call import Options, transform
+from nablax._call import transform
 from nablax._errors import OptionError
+from nablax._options import Options
 from nablax._sample import OneSample
 from nablax._types import Model, PyTree
 from nablax.batching.axes import InAxes
+from nablax.graph.classify import Table
 from nablax.strategies import Derivatives, Wants
 
 MAX_ORDER = 4
@@ -28,6 +30,8 @@ def partials(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., dict[str, Any]]:
     """Partial derivatives by name, up to order 4; only those that are asked for are computed.
 

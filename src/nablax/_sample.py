@@ -16,6 +16,7 @@ from nablax._layout import Layout
 from nablax._types import Model, PyTree, kind_of
 from nablax.batching.axes import Batch
 from nablax.graph import Graph, trace
+from nablax.graph.classify import Table
 from nablax.strategies import Derivatives, Wants
 
 
@@ -59,6 +60,7 @@ class OneSample:
         args: tuple[PyTree, ...],
         wants: Wants,
         has_aux: bool,
+        table: Table,
     ) -> OneSample:
         """Trace the model for the shapes of one sample of `args`."""
         leaves, treedef = jax.tree.flatten(args)
@@ -79,13 +81,26 @@ class OneSample:
             return [seen["y"].ravel(y), *rest]
 
         others = [*map(_one_sample_shape, arrays), *shapes[: place.start], *shapes[place.stop :]]
-        graph = trace(flat, others, jax.ShapeDtypeStruct((x.size,), x.dtype))
+        graph = trace(flat, others, jax.ShapeDtypeStruct((x.size,), x.dtype), table)
         return cls(graph, x, seen["y"], seen["aux"], wants, place)
 
     def arguments(self, arrays: Sequence[Array], leaves: Sequence[Array]) -> tuple[list[Array], Array]:
         """(others, v) of the graph, for the leaves of the arguments of one sample."""
         x = jax.tree.unflatten(self.x.treedef, leaves[self.place])
         return [*arrays, *leaves[: self.place.start], *leaves[self.place.stop :]], self.x.ravel(x)
+
+    def size_of_result(self, present: Presentation) -> int:
+        """Bytes of what `present` makes of the derivatives of one sample."""
+        A, C = self.graph.outputs, self.graph.inputs
+        shapes = {"jacobian": (A, C), "hessian": (A, C, C), "diagonal": (A, C), "laplacian": (A,)}
+
+        def result() -> PyTree:
+            dtype = jnp.result_type(*self.y.dtypes)
+            arrays = {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}
+            y = jnp.zeros(A, dtype)
+            return present(self, Derivatives(y, **arrays, partials=dict.fromkeys(self.wants.indices, y)))
+
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(result)))
 
     def output_tree(self, array: Array, inputs: int) -> PyTree:
         """An array (A, C, ..) with `inputs` axes C as a tree like y of trees like x, as `jax.jacobian` nests them."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nablax._call import ByName, Only, Options, transform
-from nablax._errors import OptionError
-from nablax._types import WANTS, Model, PyTree
+from nablax._call import ByName, Only, transform
+from nablax._options import Options, checked_wants
+from nablax._types import Model, PyTree
 from nablax.batching.axes import InAxes
+from nablax.graph.classify import Table
 from nablax.strategies import Wants
 
 
@@ -21,6 +22,8 @@ def jacobian(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., PyTree]:
     """First derivatives of every output by every input, sample by sample.
 
@@ -35,11 +38,19 @@ def jacobian(
             shared.
         out_axes: where the sample axis goes in the results: an int, or a tree of ints that is a prefix of the result.
         strategy: "auto", or the name of one: "forward", "reverse" (first derivatives), "forward_over_reverse",
-            "forward_over_forward", "reverse_over_reverse". All give the same numbers to rounding.
+            "forward_over_forward", "reverse_over_reverse". All give the same numbers to rounding. "auto" predicts which
+            is fastest; "autotune" measures it when the transform is compiled, on random arguments of the same shapes,
+            and remembers the answer, on disk too if the environment variable NABLAX_AUTOTUNE_CACHE names a folder.
         chunk_size: how many samples go through the model at once: an int, "auto", or None for the whole batch. It need
             not divide D. Chunks bound the memory, also of the backward pass through the result.
         has_aux: the model returns ``(y, aux)``; the transform then returns ``(result, aux)``, aux with the samples on
             axis 0.
+        memory_budget: a bound for the intermediate arrays of one chunk, in bytes or as ``"512MiB"``, ``"1.5GB"``; their
+            size is predicted. "auto" chunks fit it; a chunk that cannot, or a result that is larger, is an error. None:
+            "auto" chunks fit the cache of a CPU, or 2 GiB elsewhere, and nothing is refused.
+        table: what is known of primitives, a `nablax.Table`. None is ``nablax.default_table``; to teach one of your
+            own, pass ``nablax.default_table.extended(elementwise=[my_primitive])``. Primitives that are in no table
+            are served too, by their own rules.
 
     Returns:
         A function of ``(params, X, *rest)`` that returns an array (D, *y.shape, *x.shape): (D, A, C) for vectors, (D,
@@ -74,6 +85,8 @@ def hessian(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., PyTree]:
     """Second derivatives of every output by every pair of inputs, sample by sample.
 
@@ -85,6 +98,8 @@ def hessian(
         strategy: see `nablax.jacobian`.
         chunk_size: see `nablax.jacobian`.
         has_aux: see `nablax.jacobian`.
+        memory_budget: see `nablax.jacobian`.
+        table: see `nablax.jacobian`.
 
     Returns:
         A function of ``(params, X, *rest)`` that returns an array (D, *y.shape, *x.shape, *x.shape): (D, A, C, C) for
@@ -115,6 +130,8 @@ def hessian_diagonal(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., PyTree]:
     """Second derivatives of every output by each input alone: the diagonal of the Hessian, without the Hessian.
 
@@ -126,6 +143,8 @@ def hessian_diagonal(
         strategy: see `nablax.jacobian`.
         chunk_size: see `nablax.jacobian`.
         has_aux: see `nablax.jacobian`.
+        memory_budget: see `nablax.jacobian`.
+        table: see `nablax.jacobian`.
 
     Returns:
         A function of ``(params, X, *rest)`` that returns d2y / dx_c^2 with the shape of the Jacobian: (D, A, C), (D, C)
@@ -163,6 +182,8 @@ def laplacian(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., PyTree]:
     """The trace of the Hessian of every output, weighted if asked: sum_{c,e} W[c,e] d2y / dx_c dx_e.
 
@@ -177,6 +198,8 @@ def laplacian(
         strategy: see `nablax.jacobian`.
         chunk_size: see `nablax.jacobian`.
         has_aux: see `nablax.jacobian`.
+        memory_budget: see `nablax.jacobian`.
+        table: see `nablax.jacobian`.
 
     Returns:
         A function of ``(params, X, *rest)`` that returns an array (D, *y.shape).
@@ -209,6 +232,8 @@ def divergence(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., PyTree]:
     """The divergence sum_c dy_c / dx_c of a vector field, sample by sample, exactly (no random probes).
 
@@ -221,6 +246,8 @@ def divergence(
         strategy: see `nablax.jacobian`.
         chunk_size: see `nablax.jacobian`.
         has_aux: see `nablax.jacobian`.
+        memory_budget: see `nablax.jacobian`.
+        table: see `nablax.jacobian`.
 
     Returns:
         A function of ``(params, X, *rest)`` that returns an array (D,).
@@ -249,6 +276,8 @@ def derivatives(
     strategy: str = "auto",
     chunk_size: int | str | None = "auto",
     has_aux: bool = False,
+    memory_budget: int | str | None = None,
+    table: Table | None = None,
 ) -> Callable[..., PyTree]:
     """Several derivatives from one shared pass: what they have in common is computed once.
 
@@ -262,6 +291,8 @@ def derivatives(
         strategy: see `nablax.jacobian`.
         chunk_size: see `nablax.jacobian`.
         has_aux: see `nablax.jacobian`.
+        memory_budget: see `nablax.jacobian`.
+        table: see `nablax.jacobian`.
 
     Returns:
         A function of ``(params, X, *rest)`` that returns a dict: want -> what the transform of that name returns;
@@ -280,13 +311,5 @@ def derivatives(
         >>> {want: array.shape for want, array in found.items()}
         {'jacobian': (8, 2, 4), 'laplacian': (8, 2), 'value': (8, 2)}
     """
-    if not wants:
-        raise OptionError(f"derivatives was asked for nothing; name some of {', '.join(WANTS)} after the model.")
-    for want in wants:
-        if want not in WANTS:
-            raise OptionError(f"derivatives was asked for {want!r}; it knows {', '.join(WANTS)}.")
-    if weights is not None and "laplacian" not in wants:
-        raise OptionError(
-            'weights were given, which belong to the want "laplacian"; add it to the wants, or leave the weights out.'
-        )
-    return transform("derivatives", model, Wants(frozenset(wants)), ByName(), Options.of(locals()), weights)
+    named = checked_wants("derivatives", wants, weights)
+    return transform("derivatives", model, named, ByName(), Options.of(locals()), weights)

@@ -2,10 +2,12 @@
 
 from nablax._errors import (
     AxesError,
+    BackendError,
     BatchSizeError,
     CheckFailedError,
     DataError,
     InputTypeError,
+    MemoryBudgetError,
     ModelTraceError,
     NablaxError,
     OptionError,
@@ -16,10 +18,12 @@ from nablax._errors import (
 
 __all__ = [
     "AxesError",
+    "BackendError",
     "BatchSizeError",
     "CheckFailedError",
     "DataError",
     "InputTypeError",
+    "MemoryBudgetError",
     "ModelTraceError",
     "NablaxError",
     "OptionError",

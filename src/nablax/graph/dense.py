@@ -12,11 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-dense_p = Primitive("dense")
+from nablax._compat import bilinear_primitive
 
 
 def dense(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
@@ -42,9 +39,8 @@ def _product(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
     return jax.lax.dot_general(x, W, (((x.ndim - 1,), (axis,)), ((), ())), **how)
 
 
-def _abstract(x: Any, W: Any, *, axis: int, preferred_element_type: Any, **_: Any) -> ShapedArray:
-    dtype = preferred_element_type or jnp.result_type(x.dtype, W.dtype)
-    return ShapedArray((*x.shape[:-1], W.shape[1 - axis]), dtype)
+def _shape(x: Any, W: Any, *, axis: int, preferred_element_type: Any, **_: Any) -> tuple[tuple[int, ...], Any]:
+    return (*x.shape[:-1], W.shape[1 - axis]), preferred_element_type or jnp.result_type(x.dtype, W.dtype)
 
 
 def _by_x(cotangent: Array, x: Any, W: Array, *, axis: int, **how: Any) -> Array:
@@ -66,8 +62,4 @@ def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], **params: Any
     return jax.vmap(lambda x, W: _product(x, W, **params), in_axes=(x_axis, W_axis))(x, W), 0
 
 
-dense_p.def_impl(_product)
-dense_p.def_abstract_eval(_abstract)
-mlir.register_lowering(dense_p, mlir.lower_fun(_product, multiple_results=False))
-ad.defbilinear(dense_p, _by_x, _by_W)
-batching.primitive_batchers[dense_p] = _batched
+dense_p = bilinear_primitive("dense", _product, _shape, _by_x, _by_W, _batched)

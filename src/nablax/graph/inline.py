@@ -11,7 +11,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from nablax._compat import DOT_GENERAL, jaxpr_of
-from nablax.graph.classify import INLINED, JAX
+from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
 
 
@@ -58,17 +58,27 @@ class Flat:
     outputs: tuple[Atom, ...]
     equations: tuple[Equation, ...]
 
+    def __call__(self, *values: Any) -> list[Any]:
+        """The outputs for values of the inputs."""
+        known: dict[Variable, Any] = dict(zip(self.inputs, values, strict=True))
+        read = lambda atom: atom.value if isinstance(atom, Constant) else known[atom]
+        for eqn in self.equations:
+            known.update(zip(eqn.outputs, eqn(*map(read, eqn.inputs)), strict=True))
+        return [read(atom) for atom in self.outputs]
 
-def inline(closed: Any) -> Flat:
-    """The equations of a closed jaxpr, calls written out."""
+
+def inline(closed: Any, table: Table = JAX) -> Flat:
+    """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`."""
     jaxpr = jaxpr_of(closed)
     inputs = tuple(Variable(var.aval) for var in jaxpr.invars)
     equations: list[Equation] = []
-    outputs = _inline(jaxpr, closed.consts, inputs, equations)
+    outputs = _inline(jaxpr, closed.consts, inputs, equations, table)
     return Flat(inputs, tuple(outputs), tuple(equations))
 
 
-def _inline(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations: list[Equation]) -> list[Atom]:
+def _inline(
+    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations: list[Equation], table: Table
+) -> list[Atom]:
     known: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
@@ -79,10 +89,10 @@ def _inline(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations
         arguments = [read(atom) for atom in eqn.invars]
         if eqn.primitive in INLINED:
             inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations)
+            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table)
         else:
             results = [Variable(var.aval) for var in eqn.outvars]
-            if eqn.primitive in JAX.elementwise:
+            if eqn.primitive in table.elementwise:
                 arguments = [_broadcast(a, results[0].aval.shape, equations) for a in arguments]
             equations.append(_equation(eqn, arguments, results))
         known.update(zip(eqn.outvars, results, strict=True))
@@ -108,4 +118,4 @@ def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) ->
         return atom
     given = jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
     closed = jax.make_jaxpr(lambda a: jnp.broadcast_to(a, shape))(given)
-    return _inline(jaxpr_of(closed), closed.consts, [atom], equations)[0]
+    return _inline(jaxpr_of(closed), closed.consts, [atom], equations, JAX)[0]

@@ -219,7 +219,7 @@ class _Builder:
 
     def _loop(self, eqn: Equation, carrying: tuple[Variable, ...]) -> Node:
         """A scan: find which of the carried values come to depend on x, then group its body."""
-        body = inline(eqn.params["jaxpr"])
+        body = inline(eqn.params["jaxpr"], self.table)
         constants, carries = loop_arity(eqn.params)
         moves = [isinstance(a, Variable) and a in self.varying for a in eqn.inputs]
         while True:
@@ -252,7 +252,7 @@ def _is_entrywise(closed: Any, shape: tuple[int, ...], table: Table) -> bool:
         if e.primitive is CUSTOM_JVP
         else (e.primitive in table.elementwise or e.primitive in table.zero or not _has_derivative(e))
         and all(o.aval.shape in (shape, ()) for o in e.outputs)
-        for e in inline(closed).equations
+        for e in inline(closed, table).equations
     )
 
 

@@ -16,8 +16,8 @@ import jax.extend.core as jex
 from jax import Array
 
 from nablax._compat import jaxpr_of
-from nablax.graph.classify import KINKS
-from nablax.graph.inline import inline
+from nablax.graph.classify import JAX, KINKS, Table
+from nablax.graph.inline import Flat, inline
 from nablax.graph.nodes import Program, program
 from nablax.graph.probes import probes, run
 
@@ -28,9 +28,11 @@ class Graph:
 
     Attributes:
         closed: the jaxpr; its last input is the vector v (C,), its first output the vector y (A,).
+        table: what is known of the primitives in it.
     """
 
     closed: Any
+    table: Table = JAX
 
     @property
     def jaxpr(self) -> Any:
@@ -62,10 +64,14 @@ class Graph:
         return not probes(self.program) and bool(self.varying_primitives & KINKS)
 
     @cached_property
+    def flat(self) -> Flat:
+        """The equations, calls written out."""
+        return inline(self.closed, self.table)
+
+    @cached_property
     def program(self) -> Program:
         """The equations grouped into nodes, for derivatives by v."""
-        flat = inline(self.closed)
-        return program(flat, flat.inputs[-1:])
+        return program(self.flat, self.flat.inputs[-1:], self.table)
 
     @cached_property
     def varying_primitives(self) -> frozenset[Any]:
@@ -81,7 +87,7 @@ class Bound:
     others: list[Array]
 
     def __call__(self, v: Array) -> tuple[Array, list[Array]]:
-        y, *rest = jex.jaxpr_as_fun(self.graph.closed)(*self.others, v)
+        y, *rest = self.graph.flat(*self.others, v)
         return y, rest
 
     def probed(self, v: Array, nudges: list[Any] | None = None) -> tuple[Array, list[Any], list[Any], list[Array]]:
@@ -90,9 +96,11 @@ class Bound:
         return y, readings, seconds, rest
 
 
-def trace(function: Callable[..., Any], others: Sequence[jax.ShapeDtypeStruct], v: jax.ShapeDtypeStruct) -> Graph:
+def trace(
+    function: Callable[..., Any], others: Sequence[jax.ShapeDtypeStruct], v: jax.ShapeDtypeStruct, table: Table = JAX
+) -> Graph:
     """Trace ``function(*others, v) -> [y, *rest]`` for the given shapes."""
-    return Graph(jax.make_jaxpr(function)(*others, v))
+    return Graph(jax.make_jaxpr(function)(*others, v), table)
 
 
 def _varying(jaxpr: Any, varying: set[Any]) -> Iterator[Any]:
@@ -103,11 +111,12 @@ def _varying(jaxpr: Any, varying: set[Any]) -> Iterator[Any]:
             varying.update(eqn.outvars)
             yield eqn
             for inner in jex.jaxprs_in_params(eqn.params):
-                yield from _all(jaxpr_of(inner))
+                yield from equations(jaxpr_of(inner))
 
 
-def _all(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr, and those inside them."""
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jex.jaxprs_in_params(eqn.params):
-            yield from _all(jaxpr_of(inner))
+            yield from equations(jaxpr_of(inner))

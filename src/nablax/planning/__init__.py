@@ -1,7 +1,23 @@
 """Why this method: the facts of a problem, and the choice of a strategy and a chunk size for it."""
 
-from nablax.planning.choose import Plan, choose
-from nablax.planning.cost import chunk_size_for
+from nablax.planning.autotune import Build, timed, tune
+from nablax.planning.choose import Candidate, Plan, candidate, candidates, choose
+from nablax.planning.explain import Explanation, grouped
+from nablax.planning.memory import bytes_of, check_result
 from nablax.planning.problem import Problem
 
-__all__ = ["Plan", "Problem", "choose", "chunk_size_for"]
+__all__ = [
+    "Build",
+    "Candidate",
+    "Explanation",
+    "Plan",
+    "Problem",
+    "bytes_of",
+    "candidate",
+    "candidates",
+    "check_result",
+    "choose",
+    "grouped",
+    "timed",
+    "tune",
+]

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.extend.core import primitives
@@ -32,13 +31,6 @@ PULLED_BACK = 2.0
 PROBED = 3.0
 """What a pass through a loop costs that keeps values of every step, or tangents and readings of every step too; the
 unit is a pass that keeps nothing."""
-
-CACHE_BYTES = 10 * 2**20
-"""Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
-chunks stream through main memory."""
-
-MEMORY_BYTES = 2**31
-"""Working set of a chunk on an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -165,19 +157,10 @@ def _inner_work(jaxpr: Any) -> float:
     return ENTRY * sum(sizes)
 
 
-def chunk_size_for(problem: Problem, strategy: Strategy) -> int | None:
-    """How many samples fit the cache (CPU) or a fixed share of the memory (elsewhere); None: all of them.
-
-    The working set of a sample is its widest intermediate array, held twice for every direction that the strategy
-    carries at a time.
-    """
-    budget = CACHE_BYTES if jax.default_backend() == "cpu" else MEMORY_BYTES
-    size = max(int(budget // max(working_set(problem, strategy), 1)), 16)
-    return None if size >= problem.samples else size
-
-
 def working_set(problem: Problem, strategy: Strategy) -> float:
-    """Bytes that one sample holds at a time, roughly."""
+    """Bytes that one sample holds at a time, roughly: its widest intermediate array, twice for every direction that the
+    strategy carries at a time.
+    """
     A, C = problem.A, problem.directions
     rows, couples = problem.second_rows
     held = {

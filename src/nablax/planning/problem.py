@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from nablax._compat import CUSTOM_VJP, WHILE
 from nablax.graph import Graph
+from nablax.graph.trace import equations
 from nablax.strategies import Strategy, Wants
 
 
@@ -17,11 +20,15 @@ class Problem:
         graph: the traced model of one sample.
         wants: what is asked for.
         samples: D.
+        chunk_size: how many samples go through the model at once: a number, None for all of them, or "auto".
+        budget: bytes that the intermediate arrays of a chunk may take, if the user has set a bound.
     """
 
     graph: Graph
     wants: Wants
     samples: int
+    chunk_size: int | str | None = "auto"
+    budget: int | None = None
 
     @property
     def C(self) -> int:
@@ -46,6 +53,11 @@ class Problem:
         rows = pairs | {"laplacian": 1}
         second = sum(len(index) == 2 for index in self.wants.indices)
         return second + sum(rows.get(k, 0) for k in names), second + sum(pairs.get(k, 0) for k in names)
+
+    @cached_property
+    def primitives(self) -> frozenset[Any]:
+        """The primitives of the graph at any depth, those too that do not depend on x."""
+        return frozenset(eqn.primitive for eqn in equations(self.graph.jaxpr))
 
     def why_not(self, strategy: Strategy) -> str | None:
         """The reason that `strategy` cannot serve this problem, or None."""

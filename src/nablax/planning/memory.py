@@ -1,0 +1,90 @@
+"""How many samples go through the model at once, and what does not fit a budget of memory."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+
+from nablax._errors import MemoryBudgetError, OptionError
+from nablax.planning.cost import working_set
+from nablax.planning.problem import Problem
+from nablax.strategies import Strategy
+
+CACHE_BYTES = 10 * 2**20
+"""Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
+chunks stream through main memory."""
+
+MEMORY_BYTES = 2**31
+"""Working set of a chunk on an accelerator."""
+
+FEWEST = 16
+"""Samples in a chunk where only speed is at stake: with fewer, every operation is too small."""
+
+_UNITS = {"B": 1} | {
+    prefix + suffix: base ** (power + 1)
+    for power, prefix in enumerate("KMGT")
+    for suffix, base in (("B", 1000), ("iB", 1024))
+}
+
+
+def bytes_of(given: int | str) -> int:
+    """A budget as a number of bytes: ``2**30``, ``"512MiB"``, ``"1.5GB"``.
+
+    Raises:
+        OptionError: it is no positive amount of memory.
+    """
+    amount = given
+    if isinstance(given, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", given)
+        amount = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if isinstance(amount, bool) or not isinstance(amount, int) or amount < 1:
+        raise OptionError(
+            f"memory_budget={given!r} must be a positive number of bytes, an int or a string with one of the units "
+            f'{", ".join(_UNITS)}, for example "512MiB"; or None for no bound.'
+        )
+    return amount
+
+
+def readable(size: float) -> str:
+    """Bytes in the unit that suits them: ``3.2 MiB``."""
+    power = min(int(math.log2(max(size, 1)) // 10), 4)
+    number = size / 2 ** (10 * power)
+    return f"{number:.0f} B" if power == 0 else f"{number:.{1 if number < 99.95 else 0}f} {' KMGT'[power]}iB"
+
+
+def chunk_size_for(problem: Problem, strategy: Strategy) -> int | None:
+    """How many samples go through the model at once; None: all of them.
+
+    That is the number that the user has set, or else as many as fit the cache (CPU) or a fixed share of the memory
+    (elsewhere), and the budget if there is one.
+    """
+    if not isinstance(problem.chunk_size, str):
+        return problem.chunk_size
+    each = max(working_set(problem, strategy), 1)
+    limit = CACHE_BYTES if jax.default_backend() == "cpu" else MEMORY_BYTES
+    size = max(int(limit // each), FEWEST)
+    if problem.budget is not None:
+        size = min(size, max(int(problem.budget // each), 1))
+    return None if size >= problem.samples else size
+
+
+def over_budget(problem: Problem, strategy: Strategy, chunk_size: int | None) -> str | None:
+    """Why a chunk of `strategy` does not fit the budget, or None."""
+    width = min(chunk_size or problem.samples, problem.samples)
+    needed = width * working_set(problem, strategy)
+    if problem.budget is None or needed <= problem.budget:
+        return None
+    subject = "one sample needs" if width == 1 else f"a chunk of {width} samples needs"
+    return f"{subject} about {readable(needed)}, and memory_budget allows {readable(problem.budget)}"
+
+
+def check_result(size: int, problem: Problem) -> None:
+    """Raise `MemoryBudgetError` where a result of `size` bytes is larger than the budget that the user has set."""
+    if problem.budget is not None and size > problem.budget:
+        raise MemoryBudgetError(
+            f"the result for {problem.samples} samples takes {readable(size)}, and memory_budget allows "
+            f"{readable(problem.budget)}. Raise the budget; or ask for less: hessian_diagonal or laplacian instead of "
+            "the hessian; or write the result to disk piece by piece with nablax.store.run."
+        )

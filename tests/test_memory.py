@@ -1,0 +1,132 @@
+"""The budget of memory: how it is written, what it does to chunks and plans, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scenarios import Draw
+from test_errors import raises
+
+import nablax
+from nablax import errors
+from nablax.planning.memory import bytes_of, readable
+
+A, C, D, H = 2, 3, 400, 7
+draw = Draw("test_memory")
+W, V, X = draw(H, C), draw(A, H), draw(D, C)
+
+
+def model(params, x):
+    return params[1] @ jnp.tanh(params[0] @ x)
+
+
+def explained(*wants, **options):
+    return nablax.explain(model, *wants, **options)((W, V), X)
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [(1, 1), (2**40, 2**40), ("17B", 17), ("2KiB", 2048), ("512MiB", 2**29), ("1.5GB", 15 * 10**8), (" 2 TiB ", 2**41)],
+)
+def test_amounts_of_memory(given, expected):
+    assert bytes_of(given) == expected
+
+
+@pytest.mark.parametrize("given", [0, -1, True, 1.5, "0MiB", "12", "-1GB", "1 mib", "GiB", "1PB", "", (1,)])
+def test_no_amounts_of_memory(given):
+    with raises(errors.OptionError, f"memory_budget={given!r}", '"512MiB"'):
+        nablax.jacobian(model, memory_budget=given)
+
+
+@pytest.mark.parametrize(
+    "size, text", [(1, "1 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (2**20 * 3.25, "3.2 MiB"), (2**41, "2.0 TiB")]
+)
+def test_readable(size, text):
+    assert readable(size) == text
+
+
+def test_no_budget_changes_nothing():
+    assert explained("hessian").chunk_size == D
+
+
+def test_auto_chunks_fit_the_budget():
+    result = D * A * C * C * 8
+    for budget in (result, 2 * result):
+        found = explained("hessian", memory_budget=budget)
+        assert found.working_set <= budget
+        assert 1 <= found.chunk_size < D
+    assert explained("hessian", memory_budget="1GiB").chunk_size == D
+
+
+def test_a_numpy_integer_is_a_budget():
+    assert explained("hessian", memory_budget=np.int64(2**30)).chunk_size == D
+
+
+def test_results_are_the_same_and_the_program_another():
+    """The budget is part of the key of the compiled program."""
+    plain, small = (
+        jax.jit(nablax.hessian(model, memory_budget=budget)).lower((W, V), X).as_text() for budget in (None, D * 150)
+    )
+    assert "while" not in plain
+    assert "while" in small
+    expected = nablax.hessian(model)((W, V), X)
+    np.testing.assert_allclose(nablax.hessian(model, memory_budget=D * 150)((W, V), X), expected, rtol=1e-12)
+
+
+def test_a_result_that_is_too_large():
+    result = D * A * C * C * 8
+    with raises(errors.MemoryBudgetError, readable(result), readable(result - 1), "laplacian", "nablax.store.run"):
+        nablax.hessian(model, memory_budget=result - 1)((W, V), X)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_the_size_of_a_result_counts_every_want_and_its_dtype(x64):
+    each = 8 if x64 else 4
+    size = each * D * (A + A * C)
+    with jax.enable_x64(x64):
+        args = jax.tree.map(lambda a: jnp.asarray(a, f"float{8 * each}"), ((W, V), X))
+        run = lambda budget: nablax.derivatives(model, "value", "jacobian", memory_budget=budget)(*args)
+        run(size)
+        with raises(errors.MemoryBudgetError, readable(size)):
+            run(size - 1)
+
+
+def test_a_complex_result_counts_twice():
+    rotated = lambda x: jnp.exp(1j * x[:A])
+    with pytest.raises(errors.MemoryBudgetError):
+        nablax.jacobian(rotated, memory_budget=D * A * C * 16 - 1)(X)
+    nablax.jacobian(rotated, memory_budget=D * A * C * 16)(X)
+
+
+def test_partials_count_what_they_name():
+    u = lambda budget: nablax.partials(lambda x: jnp.sin(x), "t x y", "u_t v_y", outputs="u v w", memory_budget=budget)
+    u(D * 2 * 8)(X)
+    with pytest.raises(errors.MemoryBudgetError):
+        u(D * 2 * 8 - 1)(X)
+
+
+def test_auto_leaves_out_what_does_not_fit():
+    one = X[:1]
+    sets = {c.name: c.working_set for c in nablax.explain(model, "hessian")((W, V), one).candidates if c.work}
+    budget = min(sets.values())
+    found = nablax.explain(model, "hessian", memory_budget=int(budget))((W, V), one)
+    assert sets[found.strategy] == budget
+    assert {c.name for c in found.candidates if c.why_not and "one sample" in c.why_not} == {
+        name for name, size in sets.items() if size > budget
+    }
+    widest = max(sets, key=lambda name: sets[name])
+    with raises(errors.MemoryBudgetError, f"strategy={widest!r}", "one sample needs", found.strategy):
+        nablax.hessian(model, memory_budget=int(budget), strategy=widest)((W, V), one)
+
+
+def test_nothing_fits():
+    with raises(
+        errors.MemoryBudgetError, "no strategy fits", "forward: one sample needs", "Raise the budget, or ask for less"
+    ):
+        nablax.laplacian(model, memory_budget=A * 8)((W, V), X[:1])
+
+
+def test_a_chunk_size_that_does_not_fit():
+    with raises(errors.MemoryBudgetError, "a chunk of 400 samples needs", "lower chunk_size"):
+        nablax.hessian(model, memory_budget="64KiB", chunk_size=None)((W, V), X)
+    nablax.hessian(model, memory_budget="64KiB", chunk_size=10)((W, V), X)
