@@ -37,10 +37,11 @@ def jacobian(
             samples share. The default is ``(None, 0)`` (``(0,)`` for one argument); arguments beyond the tuple are
             shared.
         out_axes: where the sample axis goes in the results: an int, or a tree of ints that is a prefix of the result.
-        strategy: "auto", or the name of one: "forward", "reverse" (first derivatives), "forward_over_reverse",
-            "forward_over_forward", "reverse_over_reverse". All give the same numbers to rounding. "auto" predicts which
-            is fastest; "autotune" measures it when the transform is compiled, on random arguments of the same shapes,
-            and remembers the answer, on disk too if the environment variable NABLAX_AUTOTUNE_CACHE names a folder.
+        strategy: "auto", "autotune", or the name of one: "forward", "reverse" (first derivatives), "adjoint" (second),
+            "forward_over_reverse", "forward_over_forward", "reverse_over_reverse". All give the same numbers to
+            rounding. "auto" predicts which is fastest; "autotune" measures it when the transform is compiled, on
+            random arguments of the same shapes, and remembers the answer, on disk too if the environment variable
+            NABLAX_AUTOTUNE_CACHE names a folder.
         chunk_size: how many samples go through the model at once: an int, "auto", or None for the whole batch. It need
             not divide D. Chunks bound the memory, also of the backward pass through the result.
         has_aux: the model returns ``(y, aux)``; the transform then returns ``(result, aux)``, aux with the samples on

@@ -105,10 +105,10 @@ def _bend_forward(bend: Bend, couples: int) -> float:
 def _bend_adjoint(bend: Bend, A: int, C: int, couples: int, full: bool) -> float:
     entrywise = bend.kind is Kind.ELEMENTWISE
     if not full:
-        local = ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
-        return couples * (local + ENTRY * A * bend.size)
-    if entrywise and C <= FEW:
-        return ENTRY * A * C * (C + 1) / 2 * bend.size * bend.pairs
+        local = 2 * ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
+        return couples * (local + 2 * ENTRY * A * bend.size)
+    if entrywise and A * C <= FEW:
+        return ENTRY * A * C * C * bend.size * bend.pairs
     local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)
     return A * C * local + BATCHED * A * C * C * bend.size * bend.pairs
 

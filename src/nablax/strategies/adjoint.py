@@ -122,7 +122,7 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
 
 
 FEW = 4
-"""Up to so many directions, sums over entries are taken one by one: the matrix products would be too small to pay."""
+"""Up to so many rows, sums over entries are taken one by one: matrix products of that size do not pay."""
 
 
 def _products(rows: Array, scaled: Array) -> Array:
@@ -136,17 +136,13 @@ def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:
     """sum_h scaled[a,h] left[c,h] right[e,h], made symmetric in c and e unless left and right are the same:
     (A, n, n).
     """
-    n = left.shape[0]
-    if n > FEW:
+    if scaled.shape[0] * left.shape[0] > FEW:
         block = contraction("ach,eh->ace", scaled[:, None] * left[None], right)
-        return block if same else block + jnp.swapaxes(block, 1, 2)
-    # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
-    each_left, each_right = jax.lax.split(left, (1,) * n), jax.lax.split(right, (1,) * n)
-    triangle = Pairs.triangle(n)
-    one_way = lambda c, e: each_left[c] * each_right[e]
-    cross = lambda c, e: one_way(c, e) if same else one_way(c, e) + one_way(e, c)
-    rows = [_total(scaled * cross(c, e)) for c, e in zip(triangle.first, triangle.second, strict=True)]
-    return triangle.matrix(jnp.stack(rows))
+    else:
+        # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
+        each = jax.lax.split(left, (1,) * left.shape[0])
+        block = jnp.stack([_total(scaled[:, None] * (one * right)[None]) for one in each], axis=1)
+    return block if same else block + jnp.swapaxes(block, 1, 2)
 
 
 def _total(entries: Array) -> Array:
