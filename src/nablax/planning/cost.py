@@ -28,7 +28,7 @@ ENTRY = 12.0
 BATCHED = 3.0
 
 PULLED_BACK = 2.0
-PROBED = 5.0
+PROBED = 3.0
 """What a pass through a loop costs that keeps values of every step, or tangents and readings of every step too; the
 unit is a pass that keeps nothing."""
 
