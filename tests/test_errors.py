@@ -36,6 +36,7 @@ BUILTINS = {
     "ModelTraceError": RuntimeError,
     "StrategyError": ValueError,
     "MemoryBudgetError": ValueError,
+    "BackendError": RuntimeError,
     "CheckFailedError": AssertionError,
     "DataError": ValueError,
 }
@@ -53,6 +54,28 @@ def test_no_error_is_missing_here():
     ours = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
     assert {name for name in ours if not issubclass(getattr(errors, name), Warning)} == {*BUILTINS, "NablaxError"}
     assert not ours & set(dir(builtins))
+
+
+class TestBackend:
+    """jaxlib 0.10.2 drops terms of sums on a CPU (jax issue 39103)."""
+
+    def test_a_jaxlib_that_computes_wrong_sums_is_refused(self, monkeypatch):
+        monkeypatch.setattr("jaxlib.__version__", "0.10.2")
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
+        with raises(errors.BackendError, "0.10.2", "39103", "pip install", "xla_cpu_experimental_ynn_fusion_type"):
+            nablax.jacobian(lambda p, x: jnp.tanh(p @ x))(M, X)
+
+    def test_it_serves_where_the_faulty_optimisation_is_off(self, monkeypatch):
+        monkeypatch.setattr("jaxlib.__version__", "0.10.2")
+        monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+        assert nablax.jacobian(lambda p, x: jnp.tanh(p @ x))(M, X).shape == (D, A, C)
+
+    def test_this_one_sums_right(self):
+        """The case of the report; where it fails, the installed jaxlib must not be used at all."""
+        i = jnp.arange(16_385.0)
+        rows = jnp.stack((i, 0 * i, 0 * i), axis=1)
+        sums = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
+        np.testing.assert_array_equal(sums, i**2)
 
 
 class TestOptions:
