@@ -37,6 +37,7 @@ BUILTINS = {
     "StrategyError": ValueError,
     "MemoryBudgetError": ValueError,
     "BackendError": RuntimeError,
+    "HolomorphyError": ValueError,
     "CheckFailedError": AssertionError,
     "DataError": ValueError,
 }

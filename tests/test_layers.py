@@ -21,7 +21,8 @@ ALLOWED = {
     "strategies": ("graph",),
     "planning": ("strategies", "graph"),
     "batching": (),
-    "transforms": ("planning", "strategies", "graph", "batching"),
+    "parameters": ("graph",),
+    "transforms": ("planning", "strategies", "graph", "batching", "parameters"),
 }
 TRANSFORMS = (
     "_transforms",
@@ -33,6 +34,12 @@ TRANSFORMS = (
     "_rehearsal",
     "_sample",
     "_cache",
+    "_parametric",
+    "_operands",
+    "_programs",
+    "_operator",
+    "_parameters",
+    "_natural_gradient",
 )
 # These only hand on names.
 FACADES = ("__init__", "errors")

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from nablax._check import check
     from nablax._errors import NablaxError
     from nablax._explain import explain
+    from nablax._natural_gradient import natural_gradient
+    from nablax._operator import ParameterJacobian
     from nablax._options import default_table
+    from nablax._parameters import parameter_jacobian, per_sample_gradients
     from nablax._partials import partials
     from nablax._transforms import derivatives, divergence, hessian, hessian_diagonal, jacobian, laplacian
     from nablax.graph.classify import Table
@@ -26,6 +29,10 @@ _HOME = {
     "divergence": "nablax._transforms",
     "derivatives": "nablax._transforms",
     "partials": "nablax._partials",
+    "parameter_jacobian": "nablax._parameters",
+    "per_sample_gradients": "nablax._parameters",
+    "ParameterJacobian": "nablax._operator",
+    "natural_gradient": "nablax._natural_gradient",
     "check": "nablax._check",
     "explain": "nablax._explain",
     "Table": "nablax.graph.classify",
@@ -37,6 +44,7 @@ _HOME = {
 
 __all__ = [
     "NablaxError",
+    "ParameterJacobian",
     "Table",
     "__version__",
     "check",
@@ -49,7 +57,10 @@ __all__ = [
     "hessian_diagonal",
     "jacobian",
     "laplacian",
+    "natural_gradient",
+    "parameter_jacobian",
     "partials",
+    "per_sample_gradients",
     "store",
 ]
 

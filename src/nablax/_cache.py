@@ -66,7 +66,7 @@ def compiled(
         return build(lambda arrays: model)
     if id(anchor) not in _BY_OBJECT:
         number = id(anchor)
-        _BY_OBJECT[number] = weakref.ref(anchor, lambda _: _BY_OBJECT.pop(number, None)), {}
+        _BY_OBJECT[number] = weakref.ref(anchor, lambda _, entries=_BY_OBJECT: entries.pop(number, None)), {}
     entries = _BY_OBJECT[id(anchor)][1]
     key = (getattr(model, "__func__", None), options)
     seen = _fingerprint(model, anchor)

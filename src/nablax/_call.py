@@ -14,11 +14,10 @@ import numpy as np
 from jax import Array
 
 from nablax._cache import compiled, split_model
-from nablax._compat import wrong_sums
-from nablax._errors import BackendError, InputTypeError, OptionError, ZeroSecondDerivativeWarning
+from nablax._errors import InputTypeError, OptionError, ZeroSecondDerivativeWarning
 from nablax._options import Options, checked_model, default_table
 from nablax._rehearsal import made_up, untraced
-from nablax._sample import OneSample, Presentation
+from nablax._sample import OneSample, Presentation, check_backend
 from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import Batch, find_batch, move_out
 from nablax.batching.chunks import map_samples
@@ -134,8 +133,7 @@ class Call:
         args: tuple[PyTree, ...],
     ) -> Call:
         """Trace the model for one sample of `args`."""
-        if reason := wrong_sums():
-            raise BackendError(reason)
+        check_backend()
         batch = find_batch(args, options.wrt, options.in_axes)
         table = default_table if options.table is None else options.table
         sample = OneSample.of(rebuild, arrays, batch, args, wants, options.has_aux, table)

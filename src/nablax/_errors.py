@@ -47,6 +47,10 @@ class BackendError(NablaxError, RuntimeError):
     """The installed version of JAX is known to compute wrong numbers on this device."""
 
 
+class HolomorphyError(NablaxError, ValueError):
+    """A holomorphic derivative was asked of a model that is not holomorphic in its parameters."""
+
+
 class CheckFailedError(NablaxError, AssertionError):
     """``nablax.check`` found a derivative that differs from its references."""
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax._errors import InputTypeError, ModelTraceError, NablaxError, OutputTypeError
+from nablax._compat import wrong_sums
+from nablax._errors import BackendError, InputTypeError, ModelTraceError, NablaxError, OutputTypeError
 from nablax._layout import Layout
 from nablax._types import Model, PyTree, kind_of
 from nablax.batching.axes import Batch
@@ -64,7 +65,7 @@ class OneSample:
     ) -> OneSample:
         """Trace the model for the shapes of one sample of `args`."""
         leaves, treedef = jax.tree.flatten(args)
-        shapes = [_one_sample_shape(leaf, axis) for leaf, axis in zip(leaves, batch.axes, strict=True)]
+        shapes = [one_sample_shape(leaf, axis) for leaf, axis in zip(leaves, batch.axes, strict=True)]
         start = len(jax.tree.leaves(args[: batch.wrt]))
         place = slice(start, start + len(jax.tree.leaves(args[batch.wrt])))
         of_sample = jax.tree.unflatten(treedef, shapes)
@@ -74,13 +75,13 @@ class OneSample:
         def flat(*inputs: Array) -> list[Array]:
             given, (*others, v) = inputs[: len(arrays)], inputs[len(arrays) :]
             others[place.start : place.start] = jax.tree.leaves(x.unravel(v))
-            output = _call(rebuild(list(given)), jax.tree.unflatten(treedef, others), of_sample)
-            y, aux = _split_aux(output, has_aux)
-            y = _checked_output(y)
+            output = call_model(rebuild(list(given)), jax.tree.unflatten(treedef, others), of_sample)
+            y, aux = split_aux(output, has_aux)
+            y = checked_output(y)
             seen["y"], (rest, seen["aux"]) = Layout.of(y), jax.tree.flatten(aux)
             return [seen["y"].ravel(y), *rest]
 
-        others = [*map(_one_sample_shape, arrays), *shapes[: place.start], *shapes[place.stop :]]
+        others = [*map(one_sample_shape, arrays), *shapes[: place.start], *shapes[place.stop :]]
         graph = trace(flat, others, jax.ShapeDtypeStruct((x.size,), x.dtype), table)
         return cls(graph, x, seen["y"], seen["aux"], wants, place)
 
@@ -129,7 +130,7 @@ class OneSample:
             )
 
 
-def _one_sample_shape(leaf: Any, axis: int | None = None) -> jax.ShapeDtypeStruct:
+def one_sample_shape(leaf: Any, axis: int | None = None) -> jax.ShapeDtypeStruct:
     aval = jax.typeof(leaf)
     shape = aval.shape if axis is None else aval.shape[:axis] + aval.shape[axis + 1 :]
     return jax.ShapeDtypeStruct(shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
@@ -159,7 +160,13 @@ def _input_layout(x: PyTree, wrt: int) -> Layout:
     return layout
 
 
-def _call(model: Model, args: tuple[PyTree, ...], shapes: tuple[PyTree, ...]) -> PyTree:
+def check_backend() -> None:
+    """Raise where the installed JAX is known to compute wrong numbers."""
+    if reason := wrong_sums():
+        raise BackendError(reason)
+
+
+def call_model(model: Model, args: tuple[PyTree, ...], shapes: tuple[PyTree, ...]) -> PyTree:
     try:
         return model(*args)
     except NablaxError:
@@ -176,7 +183,7 @@ def _call(model: Model, args: tuple[PyTree, ...], shapes: tuple[PyTree, ...]) ->
         ) from error
 
 
-def _split_aux(output: PyTree, has_aux: bool) -> tuple[PyTree, PyTree]:
+def split_aux(output: PyTree, has_aux: bool) -> tuple[PyTree, PyTree]:
     if not has_aux:
         return output, ()
     if not isinstance(output, tuple) or len(output) != 2:
@@ -192,7 +199,7 @@ def _split_aux(output: PyTree, has_aux: bool) -> tuple[PyTree, PyTree]:
     return output
 
 
-def _checked_output(y: PyTree) -> PyTree:
+def checked_output(y: PyTree) -> PyTree:
     leaves = jax.tree_util.tree_leaves_with_path(y)
     if not leaves:
         raise OutputTypeError(

@@ -24,4 +24,5 @@ def kind_of(value: Any) -> str:
     """What a value is called in a message: "an array" whatever class JAX or NumPy gives it, else "a" and its class."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return "an array" if getattr(value.dtype, "kind", "V") in "biufcV" else f"an array of {value.dtype.name}s"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

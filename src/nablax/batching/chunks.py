@@ -56,3 +56,21 @@ def map_samples(function: Callable[[list[Array]], PyTree], batched: list[Array],
     # prevent_cse is for code outside a loop; inside one it would only hinder the compiler.
     results = jax.lax.map(jax.checkpoint(vectorised, prevent_cse=False), jax.tree.map(cut, batched))
     return jax.tree.map(join, results)
+
+
+def sum_over_chunks(function: Callable[[list[Array]], PyTree], batched: list[Array], size: int | None) -> PyTree:
+    """``function(chunk)``, summed over chunks of at most `size` samples of all of `batched` (None: all at once).
+
+    What is left over after full chunks goes through by itself: a sum has no room for repeated samples.
+    """
+    samples = batched[0].shape[0]
+    _, width = chunk_shape(samples, size)
+    count, rest = divmod(samples, width)
+    if count == 1 and not rest:
+        return function(batched)
+    function = jax.checkpoint(function, prevent_cse=False)
+    whole = [leaf[: count * width].reshape(count, width, *leaf.shape[1:]) for leaf in batched]
+    add = lambda total, more: jax.tree.map(jnp.add, total, more)
+    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, [leaf[0] for leaf in whole]))
+    total, _ = jax.lax.scan(lambda total, chunk: (add(total, function(chunk)), None), zero, whole)
+    return add(total, function([leaf[count * width :] for leaf in batched])) if rest else total

@@ -76,7 +76,7 @@ class Graph:
     @cached_property
     def varying_primitives(self) -> frozenset[Any]:
         """The primitives, at any depth, of the equations that depend on v."""
-        return frozenset(eqn.primitive for eqn in _varying(self.jaxpr, {self.jaxpr.invars[-1]}))
+        return frozenset(eqn.primitive for eqn in varying(self.jaxpr, {self.jaxpr.invars[-1]}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +103,12 @@ def trace(
     return Graph(jax.make_jaxpr(function)(*others, v), table)
 
 
-def _varying(jaxpr: Any, varying: set[Any]) -> Iterator[Any]:
-    """The equations that depend on `varying`, and every equation inside them."""
-    varying = set(varying)
+def varying(jaxpr: Any, variables: set[Any]) -> Iterator[Any]:
+    """The equations that depend on `variables`, and every equation inside them."""
+    moving = set(variables)
     for eqn in jaxpr.eqns:
-        if any(isinstance(var, jex.Var) and var in varying for var in eqn.invars):
-            varying.update(eqn.outvars)
+        if any(isinstance(var, jex.Var) and var in moving for var in eqn.invars):
+            moving.update(eqn.outvars)
             yield eqn
             for inner in jex.jaxprs_in_params(eqn.params):
                 yield from equations(jaxpr_of(inner))

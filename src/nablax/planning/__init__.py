@@ -3,7 +3,7 @@
 from nablax.planning.autotune import Build, timed, tune
 from nablax.planning.choose import Candidate, Plan, candidate, candidates, choose
 from nablax.planning.explain import Explanation, grouped
-from nablax.planning.memory import bytes_of, check_result
+from nablax.planning.memory import bytes_of, check_result, memory_of_device, readable, samples_that_fit
 from nablax.planning.problem import Problem
 
 __all__ = [
@@ -18,6 +18,9 @@ __all__ = [
     "check_result",
     "choose",
     "grouped",
+    "memory_of_device",
+    "readable",
+    "samples_that_fit",
     "timed",
     "tune",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 
 import jax
@@ -62,12 +63,26 @@ def chunk_size_for(problem: Problem, strategy: Strategy) -> int | None:
     """
     if not isinstance(problem.chunk_size, str):
         return problem.chunk_size
-    each = max(working_set(problem, strategy), 1)
-    limit = CACHE_BYTES if jax.default_backend() == "cpu" else MEMORY_BYTES
+    return samples_that_fit(working_set(problem, strategy), problem.samples, problem.budget)
+
+
+def samples_that_fit(each: float, samples: int, budget: int | None, on_cpu: int = CACHE_BYTES) -> int | None:
+    """How many of `samples` with a working set of `each` bytes go through the model at once; None: all of them.
+
+    `on_cpu` is the working set of a chunk on a CPU, where nothing else bounds it.
+    """
+    each = max(each, 1)
+    limit = on_cpu if jax.default_backend() == "cpu" else MEMORY_BYTES
     size = max(int(limit // each), FEWEST)
-    if problem.budget is not None:
-        size = min(size, max(int(problem.budget // each), 1))
-    return None if size >= problem.samples else size
+    if budget is not None:
+        size = min(size, max(int(budget // each), 1))
+    return None if size >= samples else size
+
+
+def memory_of_device() -> int:
+    """Bytes that the default device has; on a CPU, the memory of the machine."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return int(stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
 
 
 def over_budget(problem: Problem, strategy: Strategy, chunk_size: int | None) -> str | None:
