@@ -119,11 +119,9 @@ class Parametric:
 
     def table(self, first_line: str) -> str:
         """How every parameter is handled."""
-        kinds = self.split.kinds()
         shapes = [str(self.closed.in_avals[number].shape) for number in self.leaves]
-        handled = [
-            kinds[leaf] if leaf in kinds else f"whole: {self.split.whole[leaf]}" for leaf in range(len(self.leaves))
-        ]
+        treatment = self.split.treatment()
+        handled = [treatment[leaf] for leaf in range(len(self.leaves))]
         wide, long = max(map(len, self.names)), max(map(len, shapes))
         lines = zip(self.names, shapes, handled, strict=True)
         return "\n".join([first_line, *(f"  {name:{wide}}  {shape:{long}}  {how}" for name, shape, how in lines)])

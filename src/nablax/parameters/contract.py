@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array
 
-from nablax.parameters.factors import Bias, Block, InFactors, Term, Whole
+from nablax.parameters.factors import Bias, Block, InFactors, Term, Whole, Zero
 
 
 def rows(blocks: Sequence[Block]) -> list[Array]:
@@ -30,6 +30,8 @@ def rows(blocks: Sequence[Block]) -> list[Array]:
 def _rows(block: Block, blocks: Sequence[Block]) -> Array:
     if isinstance(block, Whole):
         return block.rows
+    if isinstance(block, Zero):
+        return jnp.zeros((*block.none.shape[:2], block.size), block.none.dtype)
     if isinstance(block, Bias):
         summed = sum(term.v.sum(3) for term in _layer(block, blocks).terms)
         return summed.reshape(*summed.shape[:2], -1)  # pyright: ignore[reportAttributeAccessIssue]
@@ -94,6 +96,8 @@ def entries(block: Block) -> int:
     """How many entries the leaf has."""
     if isinstance(block, Bias):
         return block.size
+    if isinstance(block, Zero):
+        return 0
     return math.prod(block.view.shape) if isinstance(block, InFactors) else block.rows.shape[-1]
 
 
@@ -101,6 +105,8 @@ def row_count(block: Block) -> int:
     """R, for any block but that of a bias."""
     if isinstance(block, Whole):
         return block.rows.shape[1]
+    if isinstance(block, Zero):
+        return block.none.shape[1]
     assert isinstance(block, InFactors)
     return max(max(1 if term.lookup else term.u.shape[1], term.v.shape[1]) for term in block.terms)
 
@@ -116,7 +122,7 @@ def positions(block: Block) -> int:
 
 
 def gram(left: Sequence[Block], right: Sequence[Block]) -> Array:
-    """DY dY'* summed over all parameters: (D, R, D', R')."""
+    """The products dY dY'*, summed over all parameters: (D, R, D', R')."""
     pairs = list(zip(left, right, strict=True))
     # The kernel of a bias is that of its layer with 1 for u . u': both are computed at once.
     shared = {
@@ -132,7 +138,10 @@ def gram(left: Sequence[Block], right: Sequence[Block]) -> Array:
             biased = number in shared.values()
             found += [_gram_of_terms(s, t, biased) for s in a.terms for t in b.terms]
         else:
-            found.append(_gram_of_rows(_rows(a, left), _rows(b, right)))
+            x, y = _rows(a, left), _rows(b, right)
+            # no entries have the product zero, and the right shape
+            end = 0 if isinstance(a, Zero) or isinstance(b, Zero) else x.shape[-1]
+            found.append(_gram_of_rows(x[..., :end], y[..., :end]))
     return sum(found[1:], found[0])
 
 
@@ -205,7 +214,8 @@ def squared_norms(blocks: Sequence[Block]) -> Array:
             pairs = [(s, t) for i, s in enumerate(block.terms) for t in block.terms[i:]]
             found += [(1 if s is t else 2) * _inner(s, t, number in shared) for s, t in pairs]
         else:
-            found.append(squared(_rows(block, blocks)).sum(-1))
+            every = block.none if isinstance(block, Zero) else _rows(block, blocks)
+            found.append(squared(every).sum(-1))
     return sum(found[1:], found[0])
 
 
@@ -249,6 +259,8 @@ def weighted_sums(blocks: Sequence[Block], c: Array) -> list[Array]:
 def _weighted_sum(block: Block, blocks: Sequence[Block], c: Array) -> Array:
     if isinstance(block, Whole):
         return jnp.einsum("dr,drn->n", c, block.rows)
+    if isinstance(block, Zero):
+        return jnp.zeros(block.size, block.none.dtype)
     if isinstance(block, Bias):
         return sum(jnp.einsum("dr,drgtk->gk", c, term.v) for term in _layer(block, blocks).terms).ravel()  # pyright: ignore
     first, *more = (_weighted_term(term, block, c) for term in block.terms)
@@ -285,4 +297,6 @@ def _squared_sum(block: Block, blocks: Sequence[Block], w: Array) -> Array:
         (term,) = block.terms
         squares = Term(term.u if term.lookup else squared(term.u), squared(term.v), term.lookup)
         return block.view.restore(_weighted_term(squares, block, w), 0).ravel()
+    if isinstance(block, Zero):
+        return jnp.zeros(block.size, block.none.real.dtype)
     return jnp.einsum("dr,drn->n", w, squared(_rows(block, blocks)))

@@ -60,7 +60,14 @@ class Whole(eqx.Module):
     rows: Array
 
 
-Block = InFactors | Whole | Bias
+class Zero(eqx.Module):
+    """The derivative by a parameter that the output does not depend on; `none`, (R, 0), says how many rows it has."""
+
+    none: Array
+    size: int = eqx.field(static=True)
+
+
+Block = InFactors | Whole | Bias | Zero
 
 
 def derive(
@@ -96,6 +103,9 @@ def derive(
     for seam, reading, adjoint in zip(seams, readings, adjoints, strict=True):
         terms[seam.view.leaf].append(_term(seam, reading, adjoint, seam in split.swapped))
     blocks |= {leaf: InFactors(tuple(terms[leaf]), view) for leaf, view in split.views.items()}
+    for leaf in split.unused:
+        none = jnp.zeros((*rows(y).shape[:1], 0), jnp.result_type(y, inputs[leaves[leaf]]))
+        blocks[leaf] = Zero(none, math.prod(inputs[leaves[leaf]].shape))
     for bias, leaf in split.biases.items():
         size = math.prod(inputs[leaves[bias]].shape)
         if share and not any(jnp.iscomplexobj(term.u) for term in terms[leaf]):

@@ -77,7 +77,7 @@ def _width(left: Sequence[Block], right: Sequence[Block], budget: int | None) ->
             each_pair = size * positions(a) * R * positions(b) * S
             width = min(width, math.isqrt(max(limit // each_pair, 1)))
         else:
-            width = min(width, max(limit // (size * max(entries(a), entries(b)) * (R + S)), 1))
+            width = min(width, max(limit // (size * max(entries(a), entries(b), 1) * (R + S)), 1))
     return width
 
 

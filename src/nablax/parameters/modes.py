@@ -22,7 +22,7 @@ from jax.extend.core import primitives as p
 
 from nablax._compat import CUSTOM_VJP, jaxpr_of
 from nablax.graph.classify import INLINED, NOT_HOLOMORPHIC, Table
-from nablax.parameters.factors import Bias, Block, InFactors, Term, Whole
+from nablax.parameters.factors import Bias, Block, InFactors, Term, Whole, Zero
 
 MODES = ("auto", "real", "complex", "holomorphic")
 
@@ -50,8 +50,10 @@ def coordinates(block: Block, leaf: Any, holomorphic: bool) -> list[Block]:
     return [_part(block, imaginary, dtype) for imaginary in parts]
 
 
-def _part(block: InFactors | Whole, imaginary: bool, dtype: Any) -> Block:
+def _part(block: InFactors | Whole | Zero, imaginary: bool, dtype: Any) -> Block:
     """Re(u v), or -Im(u v), in real numbers."""
+    if isinstance(block, Zero):
+        return Zero(block.none.real.astype(dtype), block.size)
     if isinstance(block, Whole):
         return Whole((-block.rows.imag if imaginary else block.rows.real).astype(dtype))
     return InFactors(tuple(_real_term(term, imaginary, dtype) for term in block.terms), block.view)

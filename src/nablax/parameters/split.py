@@ -127,6 +127,7 @@ class Split:
         piece: the graph with the seams of the parameters in factors.
         biases: for parameters that are added to the result of every seam of another one, and to nothing else: which.
         whole: for every other parameter, why its derivative is computed entry by entry.
+        unused: the parameters that the output does not depend on.
         swapped: the seams whose view exchanges the roles of h and k, compared with the first one of that parameter.
         views: for every parameter in factors, its entries as (G, H, K).
     """
@@ -134,17 +135,23 @@ class Split:
     piece: Piece
     biases: dict[int, int]
     whole: dict[int, str]
+    unused: frozenset[int]
     swapped: frozenset[Seam]
     views: dict[int, View]
 
-    def kinds(self) -> dict[int, str]:
-        """For every parameter in factors, the seams where it meets samples."""
+    def treatment(self) -> dict[int, str]:
+        """For every parameter, how its derivative is computed: in words, for users."""
         found: dict[int, dict[str, int]] = {leaf: {} for leaf in self.views}
         for seam in self.piece.all_seams():
             times = found[seam.view.leaf]
             times[seam.kind] = times.get(seam.kind, 0) + 1
         named = lambda kinds: ", ".join(kind if n == 1 else f"{kind} ({n} times)" for kind, n in kinds.items())
-        return {leaf: named(kinds) for leaf, kinds in found.items()} | dict.fromkeys(self.biases, "bias")
+        return (
+            {leaf: named(kinds) for leaf, kinds in found.items()}
+            | dict.fromkeys(self.biases, "bias")
+            | {leaf: f"whole: {why}" for leaf, why in self.whole.items()}
+            | dict.fromkeys(self.unused, "unused: the output does not depend on it")
+        )
 
 
 def split(flat: Flat, marks: Sequence[Mark], table: Table) -> Split:
@@ -155,9 +162,7 @@ def split(flat: Flat, marks: Sequence[Mark], table: Table) -> Split:
         walk.give_up(mark, "returned without meeting a sample")
     whole = walk.whole
     used = {seam.view.leaf for seam in piece.all_seams()}
-    for mark in marks:
-        for leaf in mark.leaves - used:
-            whole.setdefault(leaf, "the output does not depend on it")
+    unused = {leaf for mark in marks for leaf in mark.leaves} - used - set(whole)
     piece = piece.without(set(whole))
     first: dict[int, Seam] = {}
     # Lookups come first: their unit vectors are always the u.
@@ -172,21 +177,22 @@ def split(flat: Flat, marks: Sequence[Mark], table: Table) -> Split:
             swapped.add(seam)
     views = {leaf: seam.view for leaf, seam in first.items() if leaf not in whole}
     piece = piece.without(set(whole))
-    biases = _biases(piece, walk.uses, whole, {seam.view.leaf for seam in swapped})
+    # What is a bias in one place and meets samples at a seam in another is neither.
+    biases = _biases(piece, walk.uses, {leaf for leaf in whole if leaf not in used}, swapped)
     for leaf in biases:
         del whole[leaf]
-    return Split(piece, biases, whole, frozenset(swapped), views)
+    return Split(piece, biases, whole, frozenset(unused), frozenset(swapped), views)
 
 
-def _biases(piece: Piece, uses: Mapping[int, int], whole: dict[int, str], swapped: set[int]) -> dict[int, int]:
+def _biases(piece: Piece, uses: Mapping[int, int], candidates: set[int], swapped: set[Seam]) -> dict[int, int]:
     """Bias -> the parameter whose seams it follows, all of them, being used nowhere else."""
     seams, added = piece.all_seams(), piece.all_biases()
     found = {}
-    for seam, bias in added:
-        leaf = seam.view.leaf
-        mine = [s for s, b in added if b == bias]
-        follows = set(mine) == {s for s in seams if s.view.leaf == leaf} and len(mine) == uses[bias]
-        if follows and bias in whole and leaf not in swapped and leaf not in found.values():
+    for bias in candidates:
+        mine = [seam for seam, b in added if b == bias]
+        leaf = mine[0].view.leaf if mine else None
+        follows = set(mine) == {seam for seam in seams if seam.view.leaf == leaf} and len(mine) == uses[bias]
+        if mine and follows and not swapped.intersection(mine) and leaf not in found.values():
             found[bias] = leaf
     return found
 
@@ -275,7 +281,10 @@ class _Walk:
         seam = next((s for s in piece.seams.values() if z in s.equation.outputs), None)
         if seam is None or spread is None or read[z] != 1 or spread.view.loops != seam.view.loops:
             return
-        entries = np.asarray(seam.adjoint(spread.entries()))  # pyright: ignore[reportArgumentType]
+        entries = spread.entries()
+        if entries.shape != z.aval.shape:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        entries = np.asarray(seam.adjoint(entries))  # pyright: ignore[reportArgumentType]
         G, _, K = entries.shape
         if np.array_equal(entries, np.broadcast_to(np.arange(G * K).reshape(G, 1, K), entries.shape)):
             piece.biases[eqn] = seam, spread.view.leaf
