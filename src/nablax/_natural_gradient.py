@@ -68,7 +68,7 @@ def natural_gradient(
         damping: a positive number, or 0 for "cg".
         method: "auto", "kernel", "fisher" or "cg".
         tolerance: of "cg", relative. None: the square root of the rounding unit.
-        max_steps: of "cg". None: B.
+        max_steps: of "cg"; the step that is reached then is returned. None: 10 B, and it is an error not to converge.
 
     Returns:
         A `NaturalGradient`; ``.step`` is a tree like the parameters.
@@ -173,14 +173,23 @@ def _by_kernel(operators: list[ParameterJacobian], residuals: list[Array], dampi
 
 def _by_cg(normal: Callable[[Array], Array], right: Array, tolerance: float | None, max_steps: int | None) -> Array:
     """Conjugate gradients; without a limit on the steps, it is an error not to converge."""
-    tolerance = float(jnp.finfo(right.dtype).eps) ** 0.5 if tolerance is None else tolerance
+    relative = float(jnp.finfo(right.dtype).eps) ** 0.5 if tolerance is None else tolerance
+    # lineax compares each entry with the tolerance; entries of the right side that are zero need an absolute one.
+    size = jnp.max(jnp.abs(right))
+    size = jnp.where(size > 0, size, 1)
     operator = lineax.FunctionLinearOperator(normal, jax.eval_shape(lambda: right), lineax.positive_semidefinite_tag)
-    solver = lineax.CG(
-        rtol=tolerance,  # pyright: ignore[reportArgumentType]
-        atol=0.0,
-        max_steps=right.size if max_steps is None else max_steps,
+    steps = 10 * right.size if max_steps is None else max_steps
+    solver = lineax.CG(rtol=relative, atol=relative, max_steps=steps)
+    solution = size * lineax.linear_solve(operator, right / size, solver, throw=False).value
+    if max_steps is not None:
+        return solution
+    left = jnp.max(jnp.abs(normal(solution) - right)) / size
+    return eqx.error_if(
+        solution,
+        ~(left <= 10 * relative),
+        f"natural_gradient: conjugate gradients have not reached the tolerance {relative:.1e} in {steps} steps. Raise "
+        "the damping or the tolerance, or set max_steps to take the step that is reached.",
     )
-    return lineax.linear_solve(operator, right, solver, throw=max_steps is None).value
 
 
 def _solve(matrix: Array, right: Array) -> Array:

@@ -44,15 +44,21 @@ def _shape(x: Any, W: Any, *, axis: int, preferred_element_type: Any, **_: Any) 
 
 
 def _by_x(cotangent: Array, x: Any, W: Array, *, axis: int, **how: Any) -> Array:
-    return dense(cotangent, W, axis=1 - axis, **how).astype(x.aval.dtype)
+    return _as(x, dense(cotangent, W, axis=1 - axis, **how))
 
 
 def _by_W(cotangent: Array, x: Array, W: Any, *, axis: int, **how: Any) -> Array:
     first, second = (x, cotangent) if axis == 0 else (cotangent, x)
     if x.ndim == 1:
-        return jnp.outer(first, second).astype(W.aval.dtype)
+        return _as(W, jnp.outer(first, second))
     first, second = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
-    return jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())), **how).astype(W.aval.dtype)
+    return _as(W, jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())), **how))
+
+
+def _as(operand: Any, cotangent: Array) -> Array:
+    """In the dtype of the operand; a real factor of a complex product receives the real part."""
+    real = jnp.iscomplexobj(cotangent) and not jnp.issubdtype(operand.aval.dtype, jnp.complexfloating)
+    return (cotangent.real if real else cotangent).astype(operand.aval.dtype)
 
 
 def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
