@@ -38,7 +38,7 @@ def parameter_jacobian(
     traced for one sample, and cut where parameters meet values of the sample: at its seams. There dY/dW is an outer
     product of what the seam has read and of the adjoint of its result, and kernels, norms and sums of gradients are
     made of these factors. Dense layers with any leading positions, contractions, convolutions and embeddings are seams,
-    also inside scans over time or over layers, in Laplacians and Hessians of networks, and where a parameter is used
+    also inside scans over time or over layers, in Laplacians of deep networks, and where a parameter is used
     many times. A parameter that meets samples in another way is served entry by entry; the operator's repr says which.
 
     Args:
