@@ -1,0 +1,1 @@
+"""Derivatives by parameters: nablax.parameter_jacobian beside its peers."""
