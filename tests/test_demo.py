@@ -27,7 +27,7 @@ def python_blocks(page: str) -> list[str]:
 def test_readme_examples_give_the_shapes_they_state():
     code = "\n".join(python_blocks("README.md"))
     stated = re.findall(r"^(\w+) = .*# \((\d[\d, ]*)\)", code, flags=re.MULTILINE)
-    assert len(stated) == 5
+    assert len(stated) == 8
     checks = "\n".join(f"assert {name}.shape == ({shape}), ({name!r}, {name}.shape)" for name, shape in stated)
     done = run("-c", f"{code}\n{checks}\nassert set(d) == {{'value', 'laplacian'}}\nassert abs(residual).max() < 1e-5")
     assert done.returncode == 0, done.stderr

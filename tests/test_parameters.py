@@ -365,17 +365,17 @@ def test_vmap_over_parameters_and_over_batches():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)
     X = jnp.stack([scenario.X, scenario.X[::-1] + 0.1, -scenario.X])
 
-    names = ("gram", "norms", "adjoint")
+    names, asking = ("gram", "norms", "adjoint"), given(scenario)
 
     @jax.jit
     @jax.vmap
     def found(params, X):
-        return asked(operator(scenario, params, X, chunk_size=2), names, given(scenario))
+        return asked(operator(scenario, params, X, chunk_size=2), names, asking)
 
     @jax.jit
     @jax.vmap
     def wanted(params, X):
-        return from_dense(dense_reference(scenario, params, X), names, cut(params), given(scenario))
+        return from_dense(dense_reference(scenario, params, X), names, cut(params), asking)
 
     close(found(stacked, X), wanted(stacked, X))
 
