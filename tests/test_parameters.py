@@ -38,6 +38,7 @@ SOME = [NAMED[name] for name in ("scalar_output", "matrix_output", "layer_twice"
 LATER = ("tree_output", "nested_tree", "equinox_module", "parameters_second", "shared_rest", "jitted", "layer_twice")
 LATER += ("rematerialised", "shared_bias", "cut_in_pieces", "flat_parameters", "nothing_used", "positive_weights")
 LATER += ("not_of_the_sample", "inner_vmap", "hessian_residual", "residual_of_jax", "nested_scan", "scanned_layers")
+LATER += ("attention_reshaped", "convolution_of_sequences", "embedding_modes", "fori_loop", "initial_state", "experts")
 ALSO_LATER = [
     pytest.param(scenario, marks=pytest.mark.slow if scenario.name in LATER else (), id=scenario.name)
     for scenario in SCENARIOS

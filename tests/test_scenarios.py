@@ -40,10 +40,23 @@ def turn(scenario: Scenario, strategy: str) -> tuple[bool, int | str | None, boo
     return TURNS[(5 * SCENARIOS.index(scenario) + 7 * list(STRATEGIES).index(strategy)) % len(TURNS)]
 
 
+# These take turns, to save time: each scenario is given to one of them by `make test`, and to all by `make fuzz`.
+PLAIN = ("forward_over_reverse", "forward_over_forward", "reverse_over_reverse", "auto")
+
+
+def takes_its_turn(scenario: Scenario, strategy: str) -> bool:
+    served = [plain for plain in PLAIN if able(scenario, plain)]
+    return strategy == served[SCENARIOS.index(scenario) % len(served)]
+
+
 def both_ways(scenario: Scenario, strategy: str) -> bool:
-    """Whether to compute the wants without the Hessian too; the plain strategies take turns in it, to save time."""
-    plain = ("forward_over_reverse", "forward_over_forward", "reverse_over_reverse", "auto")
-    return strategy not in plain or plain.index(strategy) == SCENARIOS.index(scenario) % 4
+    """Whether to compute the wants without the Hessian too."""
+    return strategy not in PLAIN or takes_its_turn(scenario, strategy)
+
+
+def case(scenario: Scenario, strategy: str):
+    later = strategy in PLAIN and able(scenario, strategy) and not takes_its_turn(scenario, strategy)
+    return pytest.param(scenario, strategy, marks=pytest.mark.slow if later else (), id=f"{scenario}-{strategy}")
 
 
 def samples_last(scenario: Scenario) -> tuple[tuple, tuple]:
@@ -55,8 +68,7 @@ def samples_last(scenario: Scenario) -> tuple[tuple, tuple]:
     return tuple(args), tuple(None if axis is None else -1 for axis in scenario.axes)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=repr, scope="module")
+@pytest.mark.parametrize("scenario, strategy", [case(s, strategy) for s in SCENARIOS for strategy in STRATEGIES])
 def test_every_want(scenario, strategy):
     compiled, chunk_size, last = turn(scenario, strategy)
     options = {"strategy": strategy, "weights": reference.weights_of(scenario), "chunk_size": chunk_size}
@@ -85,15 +97,23 @@ def test_all_turns_are_taken():
     assert {turn(scenario, strategy) for scenario in SCENARIOS for strategy in STRATEGIES} == set(TURNS)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=repr, scope="module")
-def test_gradient_of_a_loss_through_every_want(scenario):
+# Every second scenario first, and those alone by `make test`.
+GRADIENTS = SCENARIOS[::2] + SCENARIOS[1::2]
+FIRST = len(SCENARIOS[::2])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=pytest.mark.slow if n >= FIRST else (), id=repr(s)) for n, s in enumerate(GRADIENTS)],
+)
+def test_gradient_of_a_loss_through_every_want(number):
     """By all parameters: a value that is cut off inside would leave every want right and this wrong."""
-    number = SCENARIOS.index(scenario)
+    scenario = GRADIENTS[number]
     strategies = [strategy for strategy in STRATEGIES if able(scenario, strategy)]
     strategy = strategies[number % len(strategies)]
     # 3 divides no D of the scenarios: the last chunk is padded. All are computed again in the backward pass.
     chunk_size = (3, None)[number // len(strategies) % 2]
-    wants = (ALL, WITHOUT_HESSIAN)[number // 2 % 2]
+    wants = (ALL, WITHOUT_HESSIAN)[number // (2 * len(strategies)) % 2]
     cotangents = {want: reference.cotangents(scenario)[want] for want in wants}
     transform = nablax.derivatives(
         scenario.function,

@@ -36,7 +36,7 @@ def _rows(block: Block, blocks: Sequence[Block]) -> Array:
         summed = sum(term.v.sum(3) for term in _layer(block, blocks).terms)
         return summed.reshape(*summed.shape[:2], -1)  # pyright: ignore[reportAttributeAccessIssue]
     first, *more = (_product(term, block) for term in block.terms)
-    found = block.view.restore(sum(more, first), 2)
+    found = sum(more, first)
     return found.reshape(*found.shape[:2], -1)
 
 
@@ -48,18 +48,21 @@ def _layer(bias: Bias, blocks: Sequence[Block]) -> InFactors:
 
 
 def _product(term: Term, block: InFactors) -> Array:
-    """sum_t u v: (D, R, G, H, K)."""
+    """sum_t u v in the order of the leaf: (D, R, *leaf)."""
+    restore = lambda x: block.view.restore(x, 2)
     if term.lookup:
-        return _placed(term, block)
+        return restore(_placed(term, block))
     R = max(term.u.shape[1], term.v.shape[1])
     D, _, G, T, H = term.u.shape
     K = term.v.shape[-1]
     if T == 1:
-        return term.u.swapaxes(-1, -2) * term.v
+        # Each factor is put in order by itself: XLA would transpose their product by a copy.
+        u, v = (jnp.broadcast_to(x, (D, R, G, H, K)) for x in (term.u.swapaxes(-1, -2), term.v))
+        return restore(u) * restore(v)
     u, v = _rows_if_any(term.u), _rows_if_any(term.v)
     r = ["r" if x.ndim == 5 else "" for x in (u, v)]
     found = jnp.einsum(f"d{r[0]}gth,d{r[1]}gtk->d{max(r)}ghk", u, v)
-    return found.reshape(D, R, G, H, K)
+    return restore(found.reshape(D, R, G, H, K))
 
 
 def _placed(term: Term, block: InFactors) -> Array:
