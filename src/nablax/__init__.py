@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nablax._version import __version__
 
 if TYPE_CHECKING:
-    from nablax import errors, store
+    from nablax import errors, montecarlo, store
     from nablax._check import check
     from nablax._errors import NablaxError
     from nablax._explain import explain
@@ -39,6 +39,7 @@ _HOME = {
     "default_table": "nablax._options",
     "NablaxError": "nablax._errors",
     "errors": "nablax.errors",
+    "montecarlo": "nablax.montecarlo",
     "store": "nablax.store",
 }
 
@@ -57,6 +58,7 @@ __all__ = [
     "hessian_diagonal",
     "jacobian",
     "laplacian",
+    "montecarlo",
     "natural_gradient",
     "parameter_jacobian",
     "partials",

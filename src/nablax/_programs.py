@@ -122,7 +122,8 @@ def dense(o: Operands, traced: Parametric, arrays: Arrays) -> Array:
     blocks = _multiplied_out(o, traced, arrays)
     ends = np.cumsum([block.shape[-1] for block in blocks]).tolist()
     whole = jnp.zeros((o.samples, traced.A, ends[-1]), jnp.result_type(*blocks))
-    for block, end in zip(blocks, ends, strict=True):
+    # the largest first: XLA fuses the zeros with it, and writes its part of the array once
+    for block, end in sorted(zip(blocks, ends, strict=True), key=lambda placed: -placed[0].shape[-1]):
         whole = whole.at[:, :, end - block.shape[-1] : end].set(block)
     return whole.reshape(o.shape)
 
