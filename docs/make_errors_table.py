@@ -26,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import nablax
-from error_cases import Case, arguments, files, models, options, parameters
+from error_cases import Case, arguments, files, models, montecarlo, options, parameters
 from nablax import errors
 
 PAGE = Path(__file__).with_name("errors.md")
 SOURCE = Path(nablax.__file__).parent
-CASES = [*options.CASES, *arguments.CASES, *models.CASES, *parameters.CASES, *files.CASES]
+CASES = [*options.CASES, *arguments.CASES, *models.CASES, *parameters.CASES, *montecarlo.CASES, *files.CASES]
 
 HEAD = """# Errors
 

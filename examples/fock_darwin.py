@@ -8,7 +8,7 @@ Its levels are exact (Fock 1928, Darwin 1931): with W^2 = omega^2 + w^2, w = q B
 
 Two states are found by variational Monte Carlo with stochastic reconfiguration:
 
-- the ground state in the Landau gauge A = (-B y, 0), where psi has the phase exp(i q B x y / 2). A network of x and y
+- the ground state in the Landau gauge A = (-B y, 0), where psi has the phase exp(-i q B x y / 2). A network of x and y
   with two outputs, log |psi| and the phase, has to find it;
 - the lowest state of angular momentum l in the symmetric gauge, psi = (x + i y)^l exp(f(|x|^2)) with a complex network
   f, which keeps the angular momentum exactly and has to find the rest.
@@ -95,14 +95,14 @@ def potential(x):
 
 
 # %% Train, and measure with the parameters fixed
-def train(state, seed=0, iterations=300, chains=1000, steps=200, quiet=False):
+def train(state, seed=0, iterations=200, chains=500, steps=200, damping=(1e-3, 1e-5), quiet=False):
     """Returns the parameters, the mean energies while training, the final estimate and its configurations."""
     log_psi, field, _, inputs = states()[state]
     begin, start, training, measuring = jax.random.split(jax.random.key(seed), 4)
     energy = montecarlo.local_energy(log_psi, potential, mass=MASS, charge=CHARGE, vector_potential=field)
     X = jax.random.normal(start, (chains, 2))
     params, X, width, means = vmc.minimise(
-        log_psi, energy, initial(begin, inputs), X, training, iterations=iterations, quiet=quiet
+        log_psi, energy, initial(begin, inputs), X, training, iterations=iterations, damping=damping, quiet=quiet
     )
     found, positions = vmc.measure(log_psi, energy, params, X, measuring, steps=steps, width=width)
     return params, means, found, positions
@@ -111,14 +111,14 @@ def train(state, seed=0, iterations=300, chains=1000, steps=200, quiet=False):
 def draw(results, path):
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(results), 3, figsize=(13, 4 * len(results)), layout="constrained")
+    figure, axes = plt.subplots(len(results), 3, figsize=(13, 4 * len(results)), layout="constrained", squeeze=False)
     line = np.linspace(-3, 3, 121)
     points = jnp.asarray(np.stack(np.meshgrid(line, line), -1).reshape(-1, 2))
     for row, (state, (params, means, found, _)) in zip(axes, results.items(), strict=True):
         log_psi, _, exact, _ = states()[state]
         row[0].plot(np.arange(1, len(means) + 1), np.asarray(means) - exact, linewidth=0.8)
         row[0].axhline(0, color="black", linestyle="--", label=f"exact, {exact:.4f}")
-        row[0].set(xlabel="iteration", ylabel="energy above the exact level", yscale="symlog", title=state)
+        row[0].set(xlabel="iteration", ylabel="energy above the exact level / (hbar omega)", title=state)
         row[0].set_yscale("symlog", linthresh=1e-3)
         row[0].legend(title=f"found {found.mean.real:.5f} ± {found.standard_error:.5f}")
         values = np.asarray(jax.vmap(log_psi, (None, 0))(params, points)).reshape(121, 121)
@@ -146,7 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", default="fock_darwin.png", help="the picture, of the first seed")
     options = parser.parse_args()
-    sizes = {"iterations": 60, "chains": 200, "steps": 50} if options.quick else {}
+    sizes = {"iterations": 50, "chains": 200, "steps": 40, "damping": (1e-3, 5e-4)} if options.quick else {}
     print("state                       seed  exact     energy                 relative error  R-hat  time / s")
     for seed in options.seeds:
         results = {}
