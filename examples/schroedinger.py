@@ -94,7 +94,7 @@ def draw_points(key, count, until):
 
 
 # %% Train
-def train(seed=0, width=24, depth=3, count=1500, steps=250, until=np.pi / 2, report=print, progress=False):
+def train(seed=0, width=18, depth=3, count=1000, steps=200, until=np.pi / 2, report=print, progress=False):
     """Returns the parameters, and [(step, loss, relative L2 error of |h|, of h)]."""
     params = initial(jax.random.key(seed), (1 + 2 * len(FREQUENCIES), *[width] * depth, 2))
     history = []

@@ -1,11 +1,12 @@
 """Reference solutions of the PDE examples, by spectral methods in float64, with an estimate of their error.
 
-- Burgers: the solution stays odd and periodic, u = sum_k b_k(t) sin(pi k x). Pseudo-spectral in space, without aliases
-  (the 2/3 rule); exact for the viscous term and of fourth order in time for the rest (RK4 on exp(nu pi^2 k^2 t) b_k). It
-  is compared with the exact solution by the Cole-Hopf transform, integrals by Gauss-Hermite quadrature.
-- Nonlinear Schroedinger: split steps between exp(i |h|^2 t), exact, and the dispersion, exact in Fourier space, composed
-  to fourth order (Yoshida 1990). What is stored is compared with twice the step and a quarter of the points. The slope
-  of 2 sech(x) jumps at the periodic boundary, so that the error falls with a power of the number of points only.
+- Burgers: the solution stays odd and periodic, u = sum_k b_k(t) sin(pi k x). Pseudo-spectral in space, without
+  aliases (the 2/3 rule); exact for the viscous term and of fourth order in time for the rest (RK4 on
+  exp(nu pi^2 k^2 t) b_k). It is compared with the exact solution by the Cole-Hopf transform, integrals by
+  Gauss-Hermite quadrature.
+- Nonlinear Schroedinger: split steps between exp(i |h|^2 t), exact, and the dispersion, exact in Fourier space,
+  composed to fourth order (Yoshida 1990). What is stored is compared with twice the step and a quarter of the points.
+  The slope of 2 sech(x) jumps at the periodic boundary, so that the error falls with a power of their number only.
 
     python examples/reference/make_references.py    # writes burgers.npz and schroedinger.npz beside it
 """
