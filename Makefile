@@ -1,6 +1,7 @@
 # Every target sets up its own virtual environment: a machine with python3 (3.11 or newer) and make needs nothing else.
 #   make demo      train a small network on real data, derive it, draw a picture      (demo-output/)
 #   make test      the test suite;  make test ARGS="-k hessian" for a part of it
+#   make examples  every example in its quick form, and the code of the documentation
 #   make lint      ruff, pyright and the doctests
 #   make fuzz      hundreds of random models: minutes to hours;  RANDOM_GRAPHS=50 make fuzz for fewer
 #   make clean     remove what the targets above wrote
@@ -19,16 +20,16 @@ ARGS ?=
 START := $(shell date +%s)
 
 # Compiled programs are kept between test runs: most of the time of a first run is compilation.
-test lint: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
-test lint: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
-test lint: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+test examples lint: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
+test examples lint: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test examples lint: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 
 # Runs a command, says how long the target took (set-up included) and hands on the exit status.
 define timed
 @status=0; $(2) || status=$$?; echo "make $(1): $$(( $$(date +%s) - $(START) )) s (set-up included)"; exit $$status
 endef
 
-.PHONY: demo test fuzz lint clean
+.PHONY: demo test examples fuzz lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-all
@@ -36,6 +37,9 @@ demo: $(VENV)/.installed-all
 
 test: $(VENV)/.installed-dev
 	$(call timed,test,$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q $(ARGS))
+
+examples: $(VENV)/.installed-dev
+	$(call timed,examples,$(RUN) -m pytest -n $(WORKERS) -q -m examples $(ARGS))
 
 fuzz: export RANDOM_GRAPHS ?= 500
 fuzz: $(VENV)/.installed-dev

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+pytestmark = pytest.mark.examples
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

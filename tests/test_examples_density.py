@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.examples
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.examples
+
 PAGE = Path(__file__).parents[1] / "docs" / "migration.md"
 
 # `name = ...    # what it is`: a shape, a number (with an exponent: only its order of magnitude is meant) or True.

@@ -1,7 +1,7 @@
 """How near forming the Jacobian is to writing that much memory at all: ``python -m benchmarks.parameters.floor``.
 
-`dense` and `tree` compute little and write much. Beside nablax and plain JAX stand programs that only fill arrays of the
-same shapes: the floor of any program that makes its result anew. All take turns, forth and back, in one process.
+`dense` and `tree` compute little and write much. Beside nablax and plain JAX stand programs that only fill arrays of
+the same shapes: the floor of any program that makes its result anew. All take turns, forth and back, in one process.
 Writes NAME.json and NAME.md.
 """
 
@@ -72,10 +72,9 @@ def table(squares: list[dict[str, Any]], about: dict[str, str]) -> str:
     for square in squares:
         floor = square["found"]["filling arrays"]["ms"]
         for name, row in square["found"].items():
-            lines.append(
-                f"| {square['want']} | {square['A']} | {square['D']} | {name} | {row['ms']:.4g} | {row['ms'] / floor:.2f} "
-                f"| {row['temp_bytes'] / 2**20:.3g} | {row['output_bytes'] / 2**20:.4g} |"
-            )
+            memory = f"{row['temp_bytes'] / 2**20:.3g} | {row['output_bytes'] / 2**20:.4g}"
+            start = f"| {square['want']} | {square['A']} | {square['D']} | {name}"
+            lines.append(f"{start} | {row['ms']:.4g} | {row['ms'] / floor:.2f} | {memory} |")
     return "\n".join(lines) + "\n"
 
 
