@@ -318,6 +318,15 @@ def test_stochastic_reconfiguration_of_holomorphic_parameters():
     np.testing.assert_allclose(step("holomorphic"), step("complex"), rtol=1e-9)
 
 
+def test_a_real_wavefunction_in_a_magnetic_field_feels_the_real_part():
+    log_psi = lambda a, x: -0.5 * jnp.sum(a * x**2)
+    a, X = jnp.array([1.0, 1.3]), jax.random.normal(jax.random.key(7), (30, 2))
+    energies = montecarlo.local_energy(log_psi, V_OF_X, vector_potential=A_OF_X)(a, X)
+    assert jnp.abs(energies.imag).max() > 0.1
+    step = lambda energies: montecarlo.stochastic_reconfiguration(log_psi, damping=1e-3)(a, X, energies).step
+    np.testing.assert_allclose(step(energies), step(energies.real), rtol=1e-12)
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 MEAN = montecarlo.expectation(lambda p, x: -0.5 * x**2, lambda p, X: X)

@@ -76,6 +76,8 @@ def stochastic_reconfiguration(
                 "energy for each."
             )
         energies = jax.lax.stop_gradient(jnp.asarray(energies))
+        if not jnp.issubdtype(O.dtype, jnp.complexfloating):
+            energies = energies.real  # O is real, and F a real part
         share = 1 / jnp.sqrt(O.shape[0])
         return natural_gradient(
             O.centred().weighted(jnp.full(O.shape[0], share)),
