@@ -5,8 +5,8 @@
 A shock of width 0.01 forms at x = 0. The derivatives are asked for by name: `nablax.partials`, "u u_t u_x u_xx".
 Initial and boundary values are built into the network. Training begins with early times and lets in later ones step by
 step; half of the points lie near the shock. Raissi, Perdikaris and Karniadakis (2019, J. Comput. Phys. 378) report a
-relative L2 error of 6.7e-4, with 9 layers of 20 neurons and L-BFGS. Here, with 3 of 20: 1.28e-4, 1.27e-4 and 1.44e-4 with seeds
-0, 1 and 2, in 70 to 130 s on two cores that had other work too.
+relative L2 error of 6.7e-4, with 9 layers of 20 neurons and L-BFGS. Here, with 3 of 20: 1.28e-4, 1.27e-4 and 1.44e-4
+with seeds 0, 1 and 2, in 70 to 130 s on two cores that had other work too.
 
     python examples/burgers.py            # writes burgers.png
     python examples/burgers.py --quick    # a smaller network, up to t = 0.3, before the shock

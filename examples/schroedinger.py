@@ -5,8 +5,9 @@
 The network returns one complex number; its derivatives by t and x are asked for by name and are complex, and so is the
 residual. Periodicity is exact: the network sees sines and cosines of x. The initial values are fitted, as a second
 residual. Training begins with early times and lets in later ones step by step. Raissi, Perdikaris and Karniadakis
-(2019, J. Comput. Phys. 378) report a relative L2 error of |h| of 1.97e-3, with 5 layers of 100 neurons. Here, with 3 of 18: 7.6e-4, 8.1e-4 and 1.04e-3
-with seeds 0, 1 and 2 (of h itself: 1.8e-3, 1.8e-3 and 4.2e-3), in about 100 s on two cores.
+(2019, J. Comput. Phys. 378) report a relative L2 error of |h| of 1.97e-3, with 5 layers of 100 neurons. Here, with 3
+of 18: 7.6e-4, 8.1e-4 and 1.04e-3 with seeds 0, 1 and 2 (of h itself: 1.8e-3, 1.8e-3 and 4.2e-3), in about 100 s on two
+cores.
 
     python examples/schroedinger.py            # writes schroedinger.png
     python examples/schroedinger.py --quick    # a smaller network, up to t = 0.3
