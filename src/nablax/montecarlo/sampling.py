@@ -89,14 +89,7 @@ def sample(
         ((400, 50, 1), True, True)
     """
     checked_model("sample", log_density)
-    if method not in METHODS:
-        raise OptionError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
-    for name, value, least in (("steps", steps, 1), ("burn_in", burn_in, 0), ("thin", thin, 1)):
-        if not isinstance(value, int) or value < least:
-            raise OptionError(f"{name}={value!r} must be an int of at least {least}.")
-    target = METHODS[method].target if target_acceptance is None else target_acceptance
-    if not 0 < target < 1:
-        raise OptionError(f"target_acceptance={target_acceptance} must be between 0 and 1.")
+    target = _checked_target(steps, burn_in, thin, method, target_acceptance)
     kernel = METHODS[method].kernel
 
     def draw(params: PyTree, key: Array, X0: PyTree, *rest: PyTree, step_size: Any = 0.1) -> Samples:
@@ -140,6 +133,19 @@ def sample(
         return Samples(positions, states.position, acceptance.mean(), step)
 
     return draw
+
+
+def _checked_target(steps: int, burn_in: int, thin: int, method: str, target_acceptance: float | None) -> float:
+    """The acceptance rate to aim at, all options being in order."""
+    if method not in METHODS:
+        raise OptionError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
+    for name, value, least in (("steps", steps, 1), ("burn_in", burn_in, 0), ("thin", thin, 1)):
+        if not isinstance(value, int) or value < least:
+            raise OptionError(f"{name}={value!r} must be an int of at least {least}.")
+    target = METHODS[method].target if target_acceptance is None else target_acceptance
+    if not 0 < target < 1:
+        raise OptionError(f"target_acceptance={target_acceptance} must be between 0 and 1.")
+    return target
 
 
 def _chain_count(X0: PyTree) -> int:
