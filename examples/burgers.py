@@ -8,8 +8,10 @@ step; half of the points lie near the shock. Raissi, Perdikaris and Karniadakis 
 relative L2 error of 6.7e-4, with 9 layers of 20 neurons and L-BFGS. Here, with 3 of 20: 1.28e-4, 1.27e-4 and 1.44e-4
 with seeds 0, 1 and 2, in 70 to 130 s on two cores that had other work too.
 
-    python examples/burgers.py            # writes burgers.png
-    python examples/burgers.py --quick    # a smaller network, up to t = 0.3, before the shock
+    OPENBLAS_NUM_THREADS=1 python examples/burgers.py     # writes burgers.png
+    python examples/burgers.py --quick                    # a smaller network, up to t = 0.3, before the shock
+
+One thread for OpenBLAS, which factorises the matrix of a step: its threads and those of XLA wait for each other.
 """
 
 # %%
@@ -122,7 +124,7 @@ def draw(params, history, path, until=1.0):
         row = round(share * (len(t) - 1))
         axes[1, 0].plot(x, u[row], color=colour, linewidth=3, alpha=0.35)
         axes[1, 0].plot(x, found[row], color=colour, linestyle="--", label=f"t = {t[row]:.2f}")
-    axes[1, 0].set(xlabel="x", ylabel="u", title="Dashed: network; wide: reference")
+    axes[1, 0].set(xticks=(-1, -0.5, 0, 0.5, 1), xlabel="x", ylabel="u", title="Dashed: network; wide: reference")
     axes[1, 0].legend()
     steps, losses, errors = np.array(history).T
     axes[1, 1].semilogy(steps, errors, label="relative L2 error")
