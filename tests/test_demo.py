@@ -61,7 +61,7 @@ def test_errors_page_is_what_the_errors_say_and_misses_none():
 group = pytest.mark.xdist_group("demo")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """(folder, standard output) of `nablax demo`."""
     out = tmp_path_factory.mktemp("demo") / "demo-output"
