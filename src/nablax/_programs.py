@@ -119,13 +119,15 @@ def dense(o: Operands, traced: Parametric, arrays: Arrays) -> Array:
 
     Each block is computed where it belongs; concatenating them would copy everything once more.
     """
-    blocks = _multiplied_out(o, traced, arrays)
+    # in the shape of the result: a reshape in the end would be a copy
+    blocks = [block.reshape(*o.shape[:-1], -1) for block in _multiplied_out(o, traced, arrays)]
     ends = np.cumsum([block.shape[-1] for block in blocks]).tolist()
-    whole = jnp.zeros((o.samples, traced.A, ends[-1]), jnp.result_type(*blocks))
+    whole = jnp.zeros(o.shape, jnp.result_type(*blocks))
     # the largest first: XLA fuses the zeros with it, and writes its part of the array once
     for block, end in sorted(zip(blocks, ends, strict=True), key=lambda placed: -placed[0].shape[-1]):
-        whole = whole.at[:, :, end - block.shape[-1] : end].set(block)
-    return whole.reshape(o.shape)
+        # not .at[].set, whose bounds XLA tests for every entry
+        whole = jax.lax.dynamic_update_slice_in_dim(whole, block.astype(whole.dtype), end - block.shape[-1], axis=-1)
+    return whole
 
 
 def tree(o: Operands, traced: Parametric, arrays: Arrays) -> PyTree:
