@@ -51,12 +51,6 @@ def residual(params, point):
     return u["u_t"] + u["u"] * u["u_x"] - VISCOSITY * u["u_xx"]
 
 
-def initial(key, sizes):
-    keys = jax.random.split(key, len(sizes) - 1)
-    normal = lambda key, a, b: jax.random.normal(key, (a, b)) / jnp.sqrt(a)
-    return [(normal(k, a, b), jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:], strict=False)]
-
-
 # %% The reference, and the points
 def reference(until=1.0):
     """Times, places and the solution (times, places), from reference/make_references.py."""
@@ -88,7 +82,7 @@ def draw_points(key, count, until):
 # %% Train
 def train(seed=0, width=20, depth=3, count=1500, steps=250, until=1.0, report=print, progress=False):
     """Returns the parameters, and [(step, loss, relative L2 error)]."""
-    params = initial(jax.random.key(seed), (2, *[width] * depth, 1))
+    params = least_squares.initial(jax.random.key(seed), (2, *[width] * depth, 1))
     history = []
 
     def points(number, key):

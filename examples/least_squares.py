@@ -13,6 +13,13 @@ from tqdm import trange
 import nablax
 
 
+def initial(key, sizes):
+    """Weights and biases of dense layers."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    normal = lambda key, a, b: jax.random.normal(key, (a, b)) / jnp.sqrt(a)
+    return [(normal(k, a, b), jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:], strict=False)]
+
+
 def norms(residuals, weights, params, points):
     """All residuals, each kind with the mean square of its weight times the residual as its share of the loss."""
     values = [jax.vmap(r, (None, 0))(params, X) for r, X in zip(residuals, points, strict=True)]

@@ -58,12 +58,6 @@ def at_start(params, x):
     return network(params, jnp.stack([jnp.zeros(()), x])) - 2 / jnp.cosh(x)
 
 
-def initial(key, sizes):
-    keys = jax.random.split(key, len(sizes) - 1)
-    normal = lambda key, a, b: jax.random.normal(key, (a, b)) / jnp.sqrt(a)
-    return [(normal(k, a, b), jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:], strict=False)]
-
-
 # %% The reference, and the points
 def reference(until=np.pi / 2):
     """Times, places and the solution (times, places), from reference/make_references.py."""
@@ -100,7 +94,7 @@ def draw_points(key, count, until):
 # %% Train
 def train(seed=0, width=18, depth=3, count=1000, steps=200, until=np.pi / 2, report=print, progress=False):
     """Returns the parameters, and [(step, loss, relative L2 error of |h|, of h)]."""
-    params = initial(jax.random.key(seed), (1 + 2 * len(FREQUENCIES), *[width] * depth, 2))
+    params = least_squares.initial(jax.random.key(seed), (1 + 2 * len(FREQUENCIES), *[width] * depth, 2))
     history = []
 
     def points(number, key):

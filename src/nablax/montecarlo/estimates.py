@@ -17,6 +17,7 @@ from nablax._options import checked_model
 from nablax._types import Model, PyTree
 from nablax.batching.chunks import map_samples
 from nablax.montecarlo._blackjax import effective_sample_size, r_hat
+from nablax.parameters.contract import squared
 
 
 class Estimate(eqx.Module):
@@ -113,7 +114,7 @@ def _estimate(values: Array, w: Array, shape: tuple[int, int]) -> Estimate:
     """For values (D, ..) with weights (D,) of sum one."""
     mean = jnp.tensordot(w, values, 1)
     deviation = values - mean[None]
-    variance = jnp.tensordot(w, _squared(deviation), 1)
+    variance = jnp.tensordot(w, squared(deviation), 1)
     # To first order the error of the ratio is the mean of these.
     influence = jax.lax.stop_gradient(w.size * w.reshape(-1, *[1] * mean.ndim) * deviation)
     parts = [influence.real, influence.imag] if jnp.iscomplexobj(influence) else [influence]
@@ -135,10 +136,6 @@ def _squared_error(series: Array) -> Array:
     variance, effective = jnp.var(series, axis=(0, 1), ddof=1), effective_sample_size(series)
     # a value that is constant over all samples has no error, and no effective sample size
     return jnp.where(variance > 0, variance / jnp.where(effective > 0, effective, 1), variance)
-
-
-def _squared(x: Array) -> Array:
-    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
 def _log_densities(log_density: Model, params: PyTree, samples: PyTree, rest: tuple[PyTree, ...]) -> Array:
