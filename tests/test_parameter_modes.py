@@ -261,6 +261,16 @@ def test_holomorphic(name):
     assert O.squared_norms().dtype == jnp.float64
 
 
+def test_complex_gram_piece_by_piece(monkeypatch):
+    """What is copied below the diagonal is conjugated."""
+    model, params = HOLOMORPHIC["wavefunction"]
+    O = nablax.parameter_jacobian(model, mode="holomorphic")(params, X)
+    J = np.asarray(O.dense())
+    monkeypatch.setattr("nablax.parameters.gram.PIECE_BYTES", 2**2 * 16)
+    found = jax.jit(lambda O: O.gram())(O)
+    np.testing.assert_allclose(found, np.tensordot(J, J.conj(), (-1, -1)), rtol=1e-12)
+
+
 def test_gradient_through_holomorphic_derivatives():
     model, params = HOLOMORPHIC["wavefunction"]
     O = lambda params: nablax.parameter_jacobian(model, mode="holomorphic")(params, X)

@@ -425,6 +425,26 @@ def test_gram_of_two_models_and_two_batches():
     close(other, np.einsum("db,eijb->eijd", J, K))
 
 
+def test_gram_piece_by_piece(monkeypatch):
+    """Pieces of two samples: of five, of seven with five, and differentiated."""
+    scenario = PERCEPTRON
+
+    def found(params, other):
+        O = nablax.parameter_jacobian(scenario.model)(params, scenario.X)
+        return O.gram(), O.gram(nablax.parameter_jacobian(scenario.model)(params, other))
+
+    def loss(params, other):
+        return sum(jnp.sum(jnp.sin(jnp.abs(K) ** 2)) for K in found(params, other))
+
+    other = jnp.concatenate([scenario.X, scenario.X[:2] * 0.7])
+    whole = found(scenario.params, other), jax.grad(loss)(scenario.params, other)
+    rows = whole[0][0].shape[1]
+    monkeypatch.setattr("nablax.parameters.gram.PIECE_BYTES", (2 * rows) ** 2 * 8)
+    pieces = found(scenario.params, other), jax.grad(loss)(scenario.params, other)
+    for one, two in zip(*(jax.tree.leaves(x) for x in (whole, pieces)), strict=True):
+        close(two, np.asarray(one))
+
+
 def test_gram_refuses_other_parameters():
     O = operator(PERCEPTRON)
     for other in (operator(NAMED["scalar_output"]), operator(NAMED["jitted"]), "gram", np.ones((D, 2, 60))):
