@@ -74,13 +74,11 @@ class Options:
         return self.wrt, treedef, tuple(leaves), *rest
 
 
-def checked_model(name: str, model: Model) -> Model:
+def checked_model(name: str, model: Model, of: str = "one sample") -> Model:
     """The model, unless it is something that cannot be one."""
     if not callable(model) or isinstance(model, type):
         given = f"the class {model.__name__}" if isinstance(model, type) else kind_of(model)
-        raise OptionError(
-            f"{name} was given {given} as its model; it needs a function of one sample, model(params, x)."
-        )
+        raise OptionError(f"{name} was given {given} as its model; it needs a function of {of}, model(params, x).")
     return model
 
 

@@ -15,9 +15,9 @@ from nablax._types import PyTree
 from nablax.graph import Graph
 
 
-def made_up(tree: PyTree) -> PyTree:
+def made_up(tree: PyTree, seed: int = 0) -> PyTree:
     """Arrays of the same shapes and dtypes: random numbers, and ones for integers, which may be counts or indices."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
 
     def fill(leaf: Any) -> Array:
         aval = jax.typeof(leaf)

@@ -54,20 +54,8 @@ def find_batch(args: Sequence[PyTree], wrt: int | None, in_axes: InAxes) -> Batc
     if count == 0:
         raise AxesError("the transformed function was called without arguments; call it as f(params, X) or f(X)")
     position = _position(wrt, count)
-    leaves, axes = [], []
-    for number, (arg, axis) in enumerate(zip(args, _per_argument(in_axes, count), strict=True)):
-        names = [
-            f"argument {number}{jax.tree_util.keystr(path)}" for path, _ in jax.tree_util.tree_leaves_with_path(arg)
-        ]
-        leaves += list(zip(names, jax.tree.leaves(arg), strict=True))
-        axes += _broadcast(axis, arg, number)
-    axes = tuple(_normalised(axis, name, leaf) for axis, (name, leaf) in zip(axes, leaves, strict=True))
-    sizes = {name: leaf.shape[axis] for axis, (name, leaf) in zip(axes, leaves, strict=True) if axis is not None}
-    if not sizes:
-        raise AxesError(
-            f"in_axes={in_axes!r} leaves nothing batched: every argument would be shared by all samples. "
-            "Give the number of the sample axis for at least one argument, for example in_axes=(None, 0)."
-        )
+    names, leaves, axes = leaf_axes(args, in_axes)
+    sizes = {name: leaf.shape[a] for a, name, leaf in zip(axes, names, leaves, strict=True) if a is not None}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise BatchSizeError(
@@ -81,6 +69,30 @@ def find_batch(args: Sequence[PyTree], wrt: int | None, in_axes: InAxes) -> Batc
             f"{next(iter(sizes))} holds zero samples along its sample axis; give an array with at least one."
         )
     return Batch(axes, samples, position)
+
+
+def leaf_axes(
+    args: Sequence[PyTree], in_axes: InAxes, of_one: bool = False
+) -> tuple[list[str], list[Any], tuple[int | None, ...]]:
+    """(names, leaves, sample axes) of all leaves of the arguments; the axes are not negative.
+
+    With `of_one` the arguments are those of one sample, and the axes say where the batch has one more axis.
+
+    Raises:
+        AxesError: see `nablax.errors`.
+    """
+    names, leaves, axes = [], [], []
+    for number, (arg, axis) in enumerate(zip(args, _per_argument(in_axes, len(args)), strict=True)):
+        names += [f"argument {number}{jax.tree_util.keystr(p)}" for p, _ in jax.tree_util.tree_leaves_with_path(arg)]
+        leaves += jax.tree.leaves(arg)
+        axes += _broadcast(axis, arg, number)
+    found = tuple(_normalised(axis, name, leaf, of_one) for axis, name, leaf in zip(axes, names, leaves, strict=True))
+    if all(axis is None for axis in found):
+        raise AxesError(
+            f"in_axes={in_axes!r} leaves nothing batched: every argument would be shared by all samples. "
+            "Give the number of the sample axis for at least one argument, for example in_axes=(None, 0)."
+        )
+    return names, leaves, found
 
 
 def _position(wrt: int | None, count: int) -> int:
@@ -125,13 +137,14 @@ def _broadcast(axis: Any, arg: PyTree, number: int) -> list[int | None]:
     return entries
 
 
-def _normalised(axis: int | None, name: str, leaf: Array) -> int | None:
+def _normalised(axis: int | None, name: str, leaf: Any, of_one: bool) -> int | None:
     if axis is None:
         return None
-    rank = len(leaf.shape)
+    shape = jnp.shape(leaf)
+    rank = len(shape) + of_one
     if not -rank <= axis < rank:
         raise AxesError(
-            f"in_axes asks for axis {axis} of {name}, which has shape {tuple(leaf.shape)}. "
+            f"in_axes asks for axis {axis} of {name}, which has shape {shape}{' for one sample' * of_one}. "
             + (
                 "It is a single number; pass None in in_axes if all samples share it, or an array with the samples "
                 "on an axis."

@@ -36,13 +36,18 @@ Atom = Variable | Constant
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """``outputs = primitive(*inputs)``."""
+    """``outputs = primitive(*inputs)``.
+
+    Attributes:
+        calls: tracebacks of the equation and of the calls around it, innermost first, for `nablax.graph.lines`.
+    """
 
     primitive: Any
     inputs: tuple[Atom, ...]
     outputs: tuple[Variable, ...]
     params: dict[str, Any]
     context: Any
+    calls: tuple[Any, ...] = ()
 
     def __call__(self, *values: Any) -> list[Any]:
         with self.context.manager:
@@ -67,17 +72,25 @@ class Flat:
         return [read(atom) for atom in self.outputs]
 
 
-def inline(closed: Any, table: Table = JAX) -> Flat:
-    """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`."""
+def inline(closed: Any, table: Table = JAX, calls: tuple[Any, ...] = ()) -> Flat:
+    """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`.
+
+    `calls` are the tracebacks of the equation that the jaxpr was found in, and of the calls around it.
+    """
     jaxpr = jaxpr_of(closed)
     inputs = tuple(Variable(var.aval) for var in jaxpr.invars)
     equations: list[Equation] = []
-    outputs = _inline(jaxpr, closed.consts, inputs, equations, table)
+    outputs = _inline(jaxpr, getattr(closed, "consts", ()), inputs, equations, table, calls)
     return Flat(inputs, tuple(outputs), tuple(equations))
 
 
 def _inline(
-    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Atom], equations: list[Equation], table: Table
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Atom],
+    equations: list[Equation],
+    table: Table,
+    calls: tuple[Any, ...] = (),
 ) -> list[Atom]:
     known: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
@@ -87,25 +100,26 @@ def _inline(
 
     for eqn in jaxpr.eqns:
         arguments = [read(atom) for atom in eqn.invars]
+        here = (eqn.source_info.traceback, *calls)
         if eqn.primitive in INLINED:
             inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table)
+            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here)
         else:
             results = [Variable(var.aval) for var in eqn.outvars]
             if eqn.primitive in table.elementwise:
                 arguments = [_broadcast(a, results[0].aval.shape, equations) for a in arguments]
-            equations.append(_equation(eqn, arguments, results))
+            equations.append(_equation(eqn, arguments, results, here))
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable]) -> Equation:
+def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable], calls: tuple[Any, ...]) -> Equation:
     """The equation itself, a product with a matrix as a dense layer."""
     primitive, params = eqn.primitive, eqn.params
     if primitive is DOT_GENERAL and (found := as_dense(tuple(var.aval for var in eqn.invars), params)):
         (x, W), params = found
         primitive, arguments = dense_p, (arguments[x], arguments[W])
-    return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx)
+    return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx, calls)
 
 
 def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) -> Atom:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import html
-import sysconfig
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jax
 import jax.extend.core as jex
 
 from nablax._compat import jaxpr_of
 from nablax.graph import Graph
+from nablax.graph.lines import line_of
 from nablax.graph.nodes import Kind, Loop, Node, Program
 from nablax.planning.choose import Candidate
 from nablax.planning.memory import readable
@@ -213,25 +211,7 @@ def _nodes(program: Program, steps: int = 1) -> Iterator[tuple[Node, int]]:
 def _calls(jaxpr: Any, line: str = "") -> Iterator[tuple[Any, str]]:
     """(primitive, line of the user's program) of every equation; what a library computes is put down to its caller."""
     for eqn in jaxpr.eqns:
-        here = _line(eqn.source_info.traceback) or line
+        here = line_of(eqn.source_info.traceback) or line
         yield eqn.primitive, here
         for inner in jex.jaxprs_in_params(eqn.params):
             yield from _calls(jaxpr_of(inner), here)
-
-
-_LIBRARIES = tuple(
-    str(Path(path).resolve())
-    for path in (
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("purelib"),
-        Path(jax.__file__).parent,
-        Path(__file__).parents[1],
-    )
-)
-
-
-def _line(traceback: Any) -> str:
-    """``file:line`` of the innermost frame that belongs to no library, or an empty text."""
-    frames = traceback.frames if traceback is not None else ()
-    own = (f for f in frames if not f.file_name.startswith((*_LIBRARIES, "<frozen")))
-    return next((f"{Path(frame.file_name).name}:{frame.line_num}" for frame in own), "")
