@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 4)  # to shard over; a machine with one core has them too
 # A library has to work for people who made this an error in their own programs.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

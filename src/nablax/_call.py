@@ -21,6 +21,7 @@ from nablax._sample import OneSample, Presentation, check_backend
 from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import Batch, find_batch, move_out
 from nablax.batching.chunks import map_samples
+from nablax.batching.shards import Placement, find_shards, placements
 from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, tune
 from nablax.strategies import Derivatives, Strategy, Wants
 
@@ -64,9 +65,14 @@ def transform(
     """The function that the user calls. `present` turns the derivatives of one sample into what it returns."""
     checked_model(name, model)
 
-    def build(rebuild: Callable[[list[Any]], Model]) -> Callable[..., PyTree]:
+    def build(placed: tuple[Placement, ...], rebuild: Callable[[list[Any]], Model]) -> Callable[..., PyTree]:
         def run(arrays: list[Array], weights: Array | None, args: tuple[PyTree, ...]) -> PyTree:
-            return _derive(rebuild, arrays, wants, present, options, weights, args)
+            derive = functools.partial(_derive, rebuild, wants, present, options)
+            if (shards := find_shards(placed, args, options.wrt, options.in_axes)) is not None:
+                derive = shards.map(derive)
+            results, aux = derive(arrays, weights, args)
+            results = move_out(results, options.out_axes)
+            return (results, aux) if options.has_aux else results
 
         # inline: nothing is left of it in the program of a caller that is compiled itself
         return jax.jit(run, inline=True)
@@ -76,7 +82,8 @@ def transform(
     def transformed(*args: PyTree) -> PyTree:
         check_arguments(args, weights)
         arrays, _ = split_model(model)
-        return compiled(model, key, build)(arrays, weights, args)
+        placed = placements(args)
+        return compiled(model, (*key, placed), functools.partial(build, placed))(arrays, weights, args)
 
     transformed.__name__ = transformed.__qualname__ = f"{name}_of_{getattr(model, '__name__', type(model).__name__)}"
     transformed.__doc__ = f"The {name} of a model for every sample of a batch; takes the model's arguments, batched."
@@ -176,7 +183,7 @@ class Call:
         return build
 
     def run(self, strategy: Strategy, chunk_size: int | None, inputs: Inputs) -> tuple[PyTree, PyTree]:
-        """(results, aux) for all samples."""
+        """(results, aux) for all samples, which are on axis 0."""
         sample, (arrays, weights, leaves) = self.sample, inputs
         batched, shared = self.batch.split(leaves)
 
@@ -185,22 +192,19 @@ class Call:
             found = strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
             return self.present(sample, found), jax.tree.unflatten(sample.aux, found.rest)
 
-        results, aux = map_samples(one, batched, chunk_size)
-        return move_out(results, self.options.out_axes), aux
+        return map_samples(one, batched, chunk_size)
 
 
 def _derive(
     rebuild: Callable[[list[Any]], Model],
-    arrays: list[Array],
     wants: Wants,
     present: Presentation,
     options: Options,
+    arrays: list[Array],
     weights: Array | None,
     args: tuple[PyTree, ...],
-) -> PyTree:
-    """One call, while it is traced: bind the arguments, trace one sample, plan, map the samples, lay out the
-    results.
-    """
+) -> tuple[PyTree, PyTree]:
+    """(results, aux) of one call, while it is traced: bind the arguments, trace one sample, plan, map the samples."""
     call = Call.of(rebuild, arrays, wants, present, options, args)
     inputs = call.inputs(arrays, weights, args)
     plan = call.plan(inputs)
@@ -211,8 +215,7 @@ def _derive(
             ZeroSecondDerivativeWarning,
             stacklevel=2,
         )
-    results, aux = call.run(plan.strategy, plan.chunk_size, inputs)
-    return (results, aux) if options.has_aux else results
+    return call.run(plan.strategy, plan.chunk_size, inputs)
 
 
 def _as_weights(weights: Any, sample: OneSample) -> Array | None:
