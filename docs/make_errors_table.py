@@ -26,12 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import nablax
-from error_cases import Case, arguments, files, models, montecarlo, options, parameters
+from error_cases import Case, arguments, coupling, files, models, montecarlo, options, parameters, stores
 from nablax import errors
 
 PAGE = Path(__file__).with_name("errors.md")
 SOURCE = Path(nablax.__file__).parent
-CASES = [*options.CASES, *arguments.CASES, *models.CASES, *parameters.CASES, *montecarlo.CASES, *files.CASES]
+PARTS = (options, arguments, models, coupling, parameters, montecarlo, files, stores)
+CASES = [case for part in PARTS for case in part.CASES]
 
 HEAD = """# Errors
 
@@ -42,7 +43,8 @@ provokes each of them, and a test fails where it is stale or where an error of t
 In the examples, `model(M, x) = tanh(M @ x)` with M (2, 4), and X holds D = 8 samples (8, 4); `wave(x)` is
 sin(x[1] - x[0]) with T (8, 2). `own_rule` contains a `custom_vjp`, `unserved` a `while_loop` as well, and `wrong_rule`
 a wrong `custom_jvp`. `installed_jaxlib(version)` pretends that this version is installed; `derive(...)` stands for the
-command line `nablax derive ...`.
+command line `nablax derive ...`. F holds 8 samples of 3 numbers; `memory_in_use`, `room` and `full_device` pretend that
+the process, the disk or the device is in that state.
 """
 
 TABLE_HEAD = "| cause | message | remedy |\n|---|---|---|\n"
@@ -81,7 +83,7 @@ def names(folder: Path) -> dict:
         "X": jnp.linspace(0.0, 1.0, 32).reshape(8, 4),
         "T": jnp.linspace(0.0, 1.0, 16).reshape(8, 2),
     }
-    return found | files.names(folder) | {"jax": jax, "jnp": jnp, "np": np, "nablax": nablax}
+    return found | files.names(folder) | stores.names(folder) | {"jax": jax, "jnp": jnp, "np": np, "nablax": nablax}
 
 
 @contextlib.contextmanager
@@ -160,6 +162,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         files.prepare(folder)
+        stores.prepare(folder)
         results = [(case, *provoke(case, folder)) for case in CASES]
         text = page([(case, error) for case, error, _ in results], folder)
     missing = missing_sites({site for _, _, site in results})

@@ -122,7 +122,7 @@ def draw(results, path):
         row[0].axhline(0, color="black", linestyle="--", label=f"exact, {exact:.4f}")
         row[0].set(xlabel="iteration", ylabel="energy above the exact level / (hbar omega)", title=state)
         row[0].set_yscale("symlog", linthresh=1e-3)
-        row[0].legend(title=f"found {found.mean.real:.5f} ± {found.standard_error:.5f}")
+        row[0].legend(title=f"found {found.mean.real:.5f} ± {found.standard_error:.0e}")
         values = np.asarray(jax.vmap(log_psi, (None, 0))(params, points)).reshape(121, 121)
         density = np.exp(2 * (values.real - values.real.max()))
         phase = np.angle(np.exp(1j * (values.imag - values[60, 75].imag)))

@@ -1,5 +1,7 @@
 """nablax.check: it passes what is right, and it fails what is wrong."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,3 +115,91 @@ def test_nonfinite_numbers_are_named():
 def test_strategy_is_the_one_that_is_checked():
     with pytest.raises(nablax.errors.StrategyError, match="order"):
         nablax.check(model, "hessian", strategy="reverse")(M, X)
+
+
+# ---------------------------------------------------------------------------------------- kinks, and what is not finite
+
+
+def line_of(text: str) -> str:
+    """``file:line`` of the line of this file that ends with a comment."""
+    lines = Path(__file__).read_text().splitlines()
+    (number,) = [k for k, line in enumerate(lines, start=1) if line.endswith(f"# {text}")]
+    return f"{Path(__file__).name}:{number}"
+
+
+def crooked(params, x):
+    radius = jnp.sqrt(jnp.sum(x**2))  # the root
+    rectified = jax.nn.relu(params @ x)  # the relu
+    largest = jnp.max(x)  # the maximum
+    branch = jnp.where(x[0] > 1, x[0], 1.0)  # the branch
+    bounded = jnp.clip(x[1], -3.0, 3.0)  # the bound
+    ordered = jnp.sort(x) @ jnp.arange(3.0)  # the sort
+    return jnp.array([radius, rectified.sum(), largest, branch, bounded, ordered, abs(x[2])])  # the abs
+
+
+AT_KINKS = {
+    (2.0, -1.0, 0.0): {"the abs"},
+    (1.0, 0.5, 2.0): {"the branch"},
+    (0.5, 3.0, 0.5): {"the bound", "the sort"},
+    (0.5, 2.0, 2.0): {"the maximum", "the sort"},
+    (-2.0, 2.0, 1.0): {"the relu"},
+    (0.3, 0.7, -0.4): set(),
+}
+
+
+def test_samples_on_kinks_are_named_with_the_operation_and_the_line():
+    params, X = jnp.array([[1.0, 1.0, 0.0]]), jnp.array(list(AT_KINKS))
+    report = nablax.check(crooked, "jacobian", samples=len(X))(params, X)
+    for number, texts in enumerate(AT_KINKS.values()):
+        assert {kink.line for kink in report.kinks if kink.sample == number} == {line_of(text) for text in texts}
+    assert f"sample 0 lies on a kink: abs at 0, at {line_of('the abs')}" in str(report)
+
+
+def test_kinks_of_parameters_are_none_of_the_samples():
+    model = lambda params, x: jnp.abs(params) * jnp.sin(x) + jnp.maximum(params, 0.0)
+    assert nablax.check(model, "jacobian")(jnp.zeros(()), jnp.ones((2, 3))).kinks == ()
+
+
+def singular(x):
+    value = jnp.log(x[0])  # the logarithm
+    first = jnp.sqrt(x[1])  # infinite slope
+    second = x[2] ** 1.5  # infinite curvature
+    return jnp.array([value, first, second])
+
+
+@pytest.mark.parametrize(
+    ("x", "order", "text"),
+    [
+        ((0.0, 1.0, 1.0), 0, "the logarithm"),
+        ((1.0, 0.0, 1.0), 1, "infinite slope"),
+        ((1.0, 1.0, 0.0), 2, "infinite curvature"),
+    ],
+)
+def test_the_operation_that_makes_the_first_infinity_is_named(x, order, text):
+    X = jnp.array([[1.0, 2.0, 3.0], x])
+    (origin,) = nablax.check(singular, "hessian")(X).origins
+    assert (origin.sample, origin.order, origin.line) == (1, order, line_of(text))
+    assert str(origin) in str(nablax.check(singular, "hessian")(X))
+    if order == 2:
+        assert nablax.check(singular, "jacobian")(X).origins == ()
+
+
+def test_a_branch_that_is_not_taken_makes_nothing_infinite():
+    model = lambda x: jnp.where(x > 0, jnp.log(x), 0.0)
+    assert nablax.check(model, "jacobian")(jnp.array([[0.0], [1.0]])).origins == ()
+
+
+def test_the_worst_entry_is_named():
+    @jax.custom_jvp
+    def wrong(x):
+        return jnp.stack([jnp.sum(jnp.sin(x)), jnp.sum(x**2)])
+
+    @wrong.defjvp
+    def _(primals, tangents):
+        (x,), (t,) = primals, tangents
+        return wrong(x), jnp.stack([jnp.sum(jnp.cos(x) * t), jnp.sum(2 * x * t) + 3 * t[2]])
+
+    report = nablax.check(wrong, "jacobian")(jnp.ones((2, 4)))
+    comparison = next(c for c in report.comparisons if c.reference == "finite differences")
+    assert comparison.worst_entry == (1, 2)
+    assert "DIFFERS, most in entry (1, 2)" in str(report)

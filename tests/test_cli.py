@@ -1,6 +1,7 @@
 """The command line, on real files, in this process where that is enough."""
 
 import importlib.metadata
+import json
 import pickle
 import subprocess
 import sys
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow
 import pytest
 import xarray
 import zarr
+from pyarrow import parquet
 
 from nablax import cli, store
-from nablax.store.report import Statistics
 
 MODEL = """
 import jax.numpy as jnp
@@ -23,6 +25,9 @@ def network(params, x):
 
 def lines(params, x):
     raise RuntimeError("out of cheese\\nin two lines")
+
+def root(x):
+    return jnp.sqrt(x)
 """
 
 WRONG = """
@@ -67,6 +72,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "text.csv").write_text("a,b\n1,2\n3,x\n")
     np.savez(tmp_path / "wrong.npz", W=np.ones((3, 6)), V=np.ones((6, 2)))
     np.savez(tmp_path / "text.npz", W=np.array(["one"]))
+    (tmp_path / "full").symlink_to("/dev/full")
+    zarr.create_group(str(tmp_path / "other.zarr"))
     store.save_parameters(tmp_path / "p.npz", {"W": rng.normal(size=(4, 6)), "V": rng.normal(size=(6, 2))})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -159,6 +166,17 @@ def test_check_reads_a_few_samples_and_names_them_by_their_place_in_the_file(fol
         (f"{DERIVE} --out model.py", "it exists already"),
         (f"{DERIVE} --out model.py --overwrite", "no zarr group"),
         (f"{DERIVE} --out model.py/d.zarr", "cannot be written"),
+        (f"{DERIVE} --out full", "it exists already"),
+        (f"{DERIVE} --out full/d.zarr", "the store cannot be written"),
+        (f"{DERIVE} --overwrite --resume", "exclude each other"),
+        (f"{DERIVE} --resume --out other.zarr", "no store of nablax that a run could resume"),
+        (f"{DERIVE} --memory 1MiB", "memory_budget=1.0 MiB is too little"),
+        (f"{DERIVE} --memory plenty", "memory_budget='plenty' must be"),
+        (f"{DERIVE} --devices 77", "devices=77 must be an int from 1 to"),
+        (f"{DERIVE} --processes 2", "--processes is for --distributed"),
+        ("derive model.py:root --inputs X.npy --of gram", "derivatives by parameters, and there are none"),
+        ("inspect nothing.zarr", "nothing.zarr"),
+        ("inspect model.py", "model.py"),
         (f"{DERIVE} --unit-size 0", "unit_size=0 must be a positive int"),
         (f"{DERIVE} --chunk-size 0", "chunk_size=0 must be a positive int"),
         ("check model.py:network --params p.npz --inputs X.npy --samples 0", "samples=0 must be a positive int"),
@@ -192,6 +210,52 @@ def test_a_model_file_that_raises_is_named(folder, capsys, text, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_model_that_returns_nan_ends_the_run(folder, capsys):
+    np.save("roots.npy", np.array([[4.0], [1.0], [-1.0]], np.float32))
+    line = "derive model.py:root --inputs roots.npy --out d.zarr --quiet --of jacobian"
+    assert run(line) == 2
+    error = capsys.readouterr().err
+    assert "NonFiniteError: entries are NaN or infinite (1 in jacobian), in samples 2" in error
+    assert error.count("\n") == 1
+    assert zarr.open_group("d.zarr", mode="r").attrs["complete"] is False
+    assert run(f"{line} --resume --on-nonfinite warn") == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("nablax: RuntimeWarning: d.zarr: entries are NaN or infinite: 1 in jacobian")
+    assert captured.err.count("\n") == 1
+    assert "jacobian is not finite in samples 2" in captured.out
+
+
+def test_a_store_of_another_model_is_not_gone_on_with(folder, capsys):
+    assert run(f"{DERIVE} --out d.zarr --quiet") == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("d.zarr").rglob("*")}
+    capsys.readouterr()
+    (folder / "model.py").write_text(MODEL.replace("tanh", "sin"))
+    assert run(f"{DERIVE} --out d.zarr --quiet --resume") == 2
+    error = capsys.readouterr().err
+    assert "belongs to another run (other model)" in error
+    assert error.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in Path("d.zarr").rglob("*")} == before
+
+
+def test_inspect_says_and_draws_what_is_there(folder, capsys):
+    assert run(f"{DERIVE} --of jacobian gram --out d.zarr --quiet") == 0
+    capsys.readouterr()
+    assert run("inspect d.zarr --plot d.png") == 0
+    captured = capsys.readouterr()
+    assert "17x2x17x2" in captured.out
+    assert "complete: all of" in captured.out
+    assert captured.err == "drawn to d.png\n"
+    assert Path("d.png").read_bytes().startswith(b"\x89PNG")
+    assert run("inspect d.zarr --json") == 0
+    assert json.loads(capsys.readouterr().out)["complete"] is True
+
+
+def test_parquet_inputs_keep_their_names(folder, capsys):
+    parquet.write_table(pyarrow.table({name: np.arange(5.0) + k for k, name in enumerate("abcd")}), "X.parquet")
+    assert run("derive model.py:network --params p.npz --inputs X.parquet --out d.zarr --quiet") == 0
+    assert list(xarray.open_zarr("d.zarr")["input"].values) == list("abcd")
 
 
 def test_a_pickle_is_never_loaded(folder):
@@ -233,14 +297,14 @@ def test_warnings_are_one_line_each_and_writing_makes_none(folder):
     assert done.stderr == ""
 
 
-def test_an_interrupted_run_says_so(folder, capsys, monkeypatch):
-    def interrupted(*_):
+def test_an_interrupt_before_there_is_a_store(folder, capsys, monkeypatch):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Statistics, "add", interrupted)
+    monkeypatch.setattr("nablax.store.run", interrupted)
     assert run(f"{DERIVE} --out d.zarr --quiet") == 130
-    assert capsys.readouterr().err == "nablax: interrupted; a store that was being written is not complete.\n"
-    assert zarr.open_group("d.zarr", mode="r").attrs["complete"] is False
+    assert capsys.readouterr().err == "nablax: interrupted.\n"
+    assert not Path("d.zarr").exists()
 
 
 def test_debug_shows_the_traceback(folder):

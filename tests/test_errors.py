@@ -34,12 +34,14 @@ BUILTINS = {
     "InputTypeError": TypeError,
     "OutputTypeError": TypeError,
     "ModelTraceError": RuntimeError,
+    "CoupledSamplesError": ValueError,
     "StrategyError": ValueError,
     "MemoryBudgetError": ValueError,
     "BackendError": RuntimeError,
     "HolomorphyError": ValueError,
     "CheckFailedError": AssertionError,
     "DataError": ValueError,
+    "NonFiniteError": ArithmeticError,
 }
 
 

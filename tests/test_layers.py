@@ -21,8 +21,9 @@ ALLOWED = {
     "strategies": ("graph",),
     "planning": ("strategies", "graph"),
     "batching": (),
-    "parameters": ("graph",),
-    "transforms": ("planning", "strategies", "graph", "batching", "parameters"),
+    "parameters": ("graph", "batching"),
+    "independence": ("graph",),
+    "transforms": ("planning", "strategies", "graph", "batching", "parameters", "independence"),
 }
 TRANSFORMS = (
     "_transforms",
@@ -40,6 +41,9 @@ TRANSFORMS = (
     "_operator",
     "_parameters",
     "_natural_gradient",
+    "_per_sample",
+    "_spot_check",
+    "_diagnose",
 )
 # These only hand on names.
 FACADES = ("__init__", "errors")

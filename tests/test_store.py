@@ -18,7 +18,7 @@ import zarr
 
 import nablax
 from nablax import store
-from nablax.errors import BatchSizeError, DataError, ModelTraceError, OptionError
+from nablax.errors import BatchSizeError, DataError, ModelTraceError, NonFiniteError, OptionError
 from nablax.store.samples import Samples
 
 C, H, A, D = 5, 7, 3, 23
@@ -92,11 +92,29 @@ def test_zeros_are_stored_and_are_no_gaps(tmp_path, X):
     assert np.all(zarr.open_group(str(tmp_path / "z.zarr"))["hessian"][:] == 0)
 
 
+def root(x):
+    return jnp.sqrt(x)
+
+
+def test_nonfinite_entries_end_the_run_before_they_are_written(tmp_path):
+    X, out = np.array([[1.0], [4.0], [2.0], [0.0], [4.0]]), tmp_path / "n.zarr"
+    with pytest.raises(NonFiniteError, match=r"1 in jacobian.*sample.*3.*on_nonfinite='warn'"):
+        store.run(root, ["jacobian"], X, out, unit_size=2, progress=False)
+    assert np.isnan(zarr.open_group(str(out))["jacobian"][2:4]).all()
+    with pytest.warns(RuntimeWarning):
+        report = store.run(root, ["jacobian"], X, out, unit_size=2, on_nonfinite="warn", resume=True, progress=False)
+    assert report.units_kept in (1, 2)  # the unit after it may have been computed and written already
+    assert report.rows[0].nonfinite == 1
+
+
 def test_nonfinite_entries_are_counted_once(tmp_path):
     X = np.array([[1.0], [0.0], [4.0], [9.0], [0.0]])
     # The second unit of three samples is filled up with its last sample, which must not be counted for that.
-    report = store.run(lambda x: jnp.sqrt(x), ["jacobian"], X, tmp_path / "n.zarr", unit_size=3, progress=False)
+    with pytest.warns(RuntimeWarning, match="2 in jacobian, from samples 1, 4"):
+        report = store.run(root, ["jacobian"], X, tmp_path / "n.zarr", unit_size=3, on_nonfinite="warn", progress=False)
     assert report.rows[0].nonfinite == 2
+    assert report.rows[0].first_nonfinite == (1, 4)
+    assert "jacobian is not finite in samples 1, 4" in str(report)
     assert report.rows[0].highest == 0.5
 
 
@@ -104,7 +122,9 @@ def test_nonfinite_entries_are_counted_once(tmp_path):
 def test_results_that_are_nan_are_written_too(tmp_path, monkeypatch, chunk_bytes):
     monkeypatch.setattr("nablax.store.zarr_store.CHUNK_BYTES", chunk_bytes)
     X = np.ones((7, 2))
-    report = store.run(lambda x: x * np.nan, ["value"], X, tmp_path / "n.zarr", unit_size=4, progress=False)
+    options = {"unit_size": 4, "progress": False, "on_nonfinite": "warn"}
+    with pytest.warns(RuntimeWarning, match="14 in value"):
+        report = store.run(lambda x: x * np.nan, ["value"], X, tmp_path / "n.zarr", **options)
     files = [path for path in (tmp_path / "n.zarr" / "value" / "c").rglob("*") if path.is_file()]
     assert len(files) == 2  # one for each unit: what was not computed has none
     assert report.rows[0].nonfinite == 14
@@ -128,7 +148,7 @@ def test_one_program_serves_every_unit(tmp_path, params, X):
 
 
 def test_units_are_bounded_by_inputs_and_results_and_are_about_equally_full(tmp_path, monkeypatch):
-    monkeypatch.setattr("nablax.store.streaming.UNIT_BYTES", 2000)
+    monkeypatch.setattr("nablax.store.job.UNIT_BYTES", 2000)
     monkeypatch.setattr("nablax.store.zarr_store.CHUNK_BYTES", 40)
     read = []
 
@@ -138,8 +158,9 @@ def test_units_are_bounded_by_inputs_and_results_and_are_about_equally_full(tmp_
             return super().__getitem__(index)
 
     X = np.random.default_rng(6).normal(size=(103, 6)).view(Recorded)  # 48 bytes in and 8 out: 35 samples in 2000 bytes
-    store.run(lambda x: jnp.sum(x**2), ["value"], X, tmp_path / "d.zarr", progress=False)
-    assert [(index.start, index.stop) for index in read] == [(0, 48), (48, 96), (96, 144)]  # 35 rounded up to 16s
+    monkeypatch.setattr("nablax.store.job.digest", lambda samples: "")  # which reads them too
+    store.run(lambda x: jnp.sum(x**2), ["value"], X, tmp_path / "d.zarr", devices=1, progress=False)
+    assert [(index.start, index.stop) for index in read] == [(0, 48), (48, 96), (96, 103)]  # 35 rounded up to 16s
     array = zarr.open_group(str(tmp_path / "d.zarr"))["value"]
     assert (array.shards, array.chunks) == ((48,), (3,))
     np.testing.assert_allclose(array[:], np.sum(np.asarray(X) ** 2, axis=1), rtol=1e-12)

@@ -1,5 +1,9 @@
 """Files and stores that cannot be read or written, and models that cannot be found."""
 
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +15,16 @@ TEXTS = {
     "model.py": MODEL,
     "broken.py": MODEL.replace("import jax.numpy as jnp", "WEIGHT = jnp.ones(3)"),
     "text.csv": "age,bmi\n51,24.1\n48,unknown\n",
+    "numbers.csv": "51,24.1\n48,22.9\n",
     "ragged.csv": "age,bmi\n51,24.1\n48\n",
     "header.csv": "age,bmi\n",
+    "quote.csv": 'age,bmi\n51,"24.1\n' + 20000 * "48,22.9\n",
     "X.txt": "1 2 3\n",
 }
 
 
 class FailingDisk:
-    """Samples whose store breaks while the second unit is read: a folder of it becomes a file."""
+    """Samples whose store breaks while a unit is read: a folder of it becomes a file."""
 
     def __init__(self, X: np.ndarray, store: str) -> None:
         self.X, self.store, self.shape, self.dtype, self.ndim = X, Path(store), X.shape, X.dtype, X.ndim
@@ -27,10 +33,23 @@ class FailingDisk:
         return len(self.X)
 
     def __getitem__(self, index: slice) -> np.ndarray:
-        if index.start:
-            (self.store / "jacobian" / "c").rename(self.store / "lost")
-            (self.store / "jacobian" / "c").write_text("")
+        if (self.store / "jacobian").is_dir():
+            (self.store / "jacobian").rename(self.store / "lost")
+            (self.store / "jacobian").write_text("")
         return self.X[index]
+
+
+@contextlib.contextmanager
+def without(module: str) -> Iterator[None]:
+    """Pretends that a module is not installed."""
+    found = sys.modules.get(module)
+    sys.modules[module] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if found is not None:
+            sys.modules[module] = found
 
 
 def prepare(folder: Path) -> None:
@@ -48,8 +67,40 @@ def prepare(folder: Path) -> None:
     whole = (folder / "X.npy").read_bytes()
     (folder / "truncated.npy").write_bytes(whole[:-10])
     (folder / "latin.csv").write_bytes(b"\xe9t\xe9\n1\n")
+    _prepare_tables(folder)
+    _prepare_stores(folder, X)
     (folder / "notes").mkdir()
     (folder / "notes" / "todo.txt").write_text("")
+
+
+def _prepare_tables(folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    for name, values in {
+        "X": [0.5, 1.5],
+        "text": ["yes", "no"],
+        "null": [0.5, None],
+        "identifiers": [1, 2**53 + 1],
+    }.items():
+        parquet.write_table(pyarrow.table({"age": [51.0, 48.0], "bmi": values}), folder / f"{name}.parquet")
+    whole = (folder / "X.parquet").read_bytes()
+    (folder / "truncated.parquet").write_bytes(whole[:-10])
+
+
+def _prepare_stores(folder: Path, X: np.ndarray) -> None:
+    import zarr
+
+    from nablax import store
+
+    store.run(lambda x: 2 * x, ["value"], X, folder / "d_of_X.zarr", devices=1, progress=False)
+    shutil.copytree(folder / "d_of_X.zarr", folder / "no_unit.zarr")
+    zarr.open_group(str(folder / "no_unit.zarr"), mode="r+").attrs["complete"] = False
+    zarr.create_array(str(folder / "X.zarr"), shape=X.shape, dtype=X.dtype)[:] = X
+    shutil.copytree(folder / "X.zarr", folder / "damaged.zarr")
+    (folder / "damaged.zarr" / "c" / "0" / "0").write_bytes(b"")
+    zarr.create_group(str(folder / "begun.zarr"), attributes={"complete": False})
+    (folder / "empty.zarr").mkdir()
 
 
 def names(folder: Path) -> dict:
@@ -63,6 +114,7 @@ def names(folder: Path) -> dict:
         "pair": lambda x: (x, 2 * x),
         "F": np.linspace(0, 1, 24, dtype=np.float32).reshape(8, 3),
         "FailingDisk": FailingDisk,
+        "without": without,
     }
 
 
@@ -90,7 +142,7 @@ CASES = [
     Case(
         'store.read_inputs("X.txt")',
         "The ending of the file is none that is read.",
-        "Save the samples as .npy, .npz or .csv.",
+        "Save the samples as .npy, .npz, .zarr, .csv or .parquet.",
     ),
     Case(
         'store.read_inputs("missing.npy")',
@@ -146,6 +198,96 @@ CASES = [
         'store.read_inputs("text.csv")',
         "A cell holds text, or nothing.",
         "Replace it by a number, or leave that row or column out.",
+    ),
+    Case(
+        'store.read_inputs("quote.csv")',
+        "A quotation mark is opened and never closed, so that the rest of the file is one cell.",
+        "Look at that row.",
+    ),
+    Case(
+        'store.read_inputs("numbers.csv", scratch="nowhere")',
+        "The folder for temporary files does not exist, cannot be written, or is full.",
+        "Give another folder: the numbers of the table need 8 bytes each.",
+    ),
+    Case(
+        'with without("pyarrow"): store.read_inputs("X.parquet")',
+        "pyarrow is not installed.",
+        "Install it, or save the table in another format.",
+    ),
+    Case(
+        'store.read_inputs("truncated.parquet")',
+        "The file is no Parquet file; a copy may have been cut off.",
+        "Write or copy it again.",
+    ),
+    Case(
+        'store.read_inputs("text.parquet")',
+        "A column holds text, dates, truth values or lists.",
+        "Leave it out, or encode it in numbers.",
+    ),
+    Case(
+        'store.read_inputs("null.parquet")',
+        "A cell is empty.",
+        "Fill it, or leave that row or column out. NaN is a number here, and is read.",
+    ),
+    Case(
+        'store.read_inputs("identifiers.parquet")',
+        "An integer is too large for float64, such as a key of 64 bits.",
+        "Leave the column out; if it is a quantity, save it as floating point.",
+    ),
+    Case(
+        'with without("zarr"): store.read_inputs("X.zarr")',
+        "zarr is not installed.",
+        "Install the extra that the message names.",
+    ),
+    Case(
+        'store.read_inputs("missing.zarr")',
+        "No such store.",
+        "Check the path.",
+    ),
+    Case(
+        'store.read_inputs("empty.zarr")',
+        "The folder holds no zarr array or group, or its metadata is damaged.",
+        "Write or copy it again.",
+    ),
+    Case(
+        'store.read_inputs("begun.zarr")',
+        "A store of derivatives that were not all written.",
+        "Go on with the run that writes it.",
+    ),
+    Case(
+        'store.read_inputs("X.zarr:train")',
+        "The store is no group, so there is nothing to choose from.",
+        "Leave the name out.",
+    ),
+    Case(
+        'store.read_inputs("damaged.zarr").array[:4]',
+        "A file of the store is damaged or cut off.",
+        "Write or copy the store again.",
+    ),
+    Case(
+        'store.inspect_store("missing.zarr")',
+        "No such store.",
+        "Check the path.",
+    ),
+    Case(
+        'store.inspect_store("X.zarr")',
+        "The folder holds something else, or files of the store are damaged or missing.",
+        "Give the folder that `derive` wrote, or write it again.",
+    ),
+    Case(
+        'with without("matplotlib.figure"): store.plot_store("d_of_X.zarr", "d.png")',
+        "matplotlib is not installed.",
+        "Install it.",
+    ),
+    Case(
+        'store.plot_store("no_unit.zarr", "d.png")',
+        "The run was ended before its first unit was complete.",
+        "Let it go on (--resume).",
+    ),
+    Case(
+        'store.plot_store("d_of_X.zarr", "d.docx")',
+        "The picture has an ending that matplotlib does not know, or its folder cannot be written.",
+        "Give another path.",
     ),
     Case(
         'store.save_parameters("p.npz", {"hidden/bias": 1.0})',

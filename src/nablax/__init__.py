@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nablax._options import default_table
     from nablax._parameters import parameter_jacobian, per_sample_gradients
     from nablax._partials import partials
+    from nablax._per_sample import per_sample
     from nablax._transforms import derivatives, divergence, hessian, hessian_diagonal, jacobian, laplacian
     from nablax.graph.classify import Table
 
@@ -29,6 +30,7 @@ _HOME = {
     "divergence": "nablax._transforms",
     "derivatives": "nablax._transforms",
     "partials": "nablax._partials",
+    "per_sample": "nablax._per_sample",
     "parameter_jacobian": "nablax._parameters",
     "per_sample_gradients": "nablax._parameters",
     "ParameterJacobian": "nablax._operator",
@@ -62,6 +64,7 @@ __all__ = [
     "natural_gradient",
     "parameter_jacobian",
     "partials",
+    "per_sample",
     "per_sample_gradients",
     "store",
 ]

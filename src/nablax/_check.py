@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from jax import Array
 
 from nablax._call import ByName, transform
 from nablax._compat import enable_x64
+from nablax._diagnose import Kink, Origin, kinks, origin
 from nablax._errors import CheckFailedError, OptionError
 from nablax._layout import Layout
 from nablax._options import Options
@@ -33,6 +34,7 @@ class Comparison:
         error: largest difference, relative to the largest entry of the reference.
         tolerance: what rounding (and the truncation of finite differences) explains.
         worst_sample: index in the batch of the sample with the largest difference.
+        worst_entry: its index in the derivative of that sample, of the flat outputs and inputs.
         nonfinite: entries that are NaN or infinite in the result but not in the reference.
     """
 
@@ -42,6 +44,7 @@ class Comparison:
     tolerance: float
     worst_sample: int
     nonfinite: int
+    worst_entry: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -50,11 +53,22 @@ class Comparison:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `nablax.check` found; print it, or call `raise_if_failed`."""
+    """What `nablax.check` found; print it, or call `raise_if_failed`.
+
+    Attributes:
+        comparisons: of each want with each reference.
+        samples: how many were compared.
+        dtype: of the inputs.
+        kinks: where samples lie at points at which the model is not smooth. JAX has a number there, and so has nablax,
+            the same; finite differences have another one.
+        origins: for each sample with derivatives that are not finite, what made the first such number.
+    """
 
     comparisons: tuple[Comparison, ...]
     samples: int
     dtype: str
+    kinks: tuple[Kink, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -75,11 +89,11 @@ class CheckReport:
         rows = [
             f"  {c.want:<{width}}  against {c.reference:<24}  relative error {c.error:8.1e}  (allowed "
             f"{c.tolerance:.0e})  "
-            f"worst sample {c.worst_sample:<6}  {'ok' if c.passed else 'DIFFERS'}"
+            f"worst sample {c.worst_sample:<6}  {'ok' if c.passed else f'DIFFERS, most in entry {c.worst_entry}'}"
             + (f"  {c.nonfinite} not finite" if c.nonfinite else "")
             for c in self.comparisons
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([head, *rows, *(f"  {found}" for found in (*self.kinks, *self.origins))])
 
 
 def check(
@@ -97,7 +111,9 @@ def check(
     """Compare derivatives with nested automatic differentiation in float64 and with finite differences.
 
     Neither reference uses the engine of nablax: the first is ``jax.jacfwd`` and ``jax.jacrev`` of the model in double
-    precision, the second central differences of its values with one Richardson extrapolation.
+    precision, the second central differences of its values with one Richardson extrapolation. The report also names the
+    samples at which the model is not smooth (kinks, ties, roots at zero) and the operations, with their lines in the
+    model, that make derivatives infinite or NaN; it does not look for these inside of loops and branches.
 
     Args:
         model: a function of one sample; this and the options from `wrt` on are those of `nablax.jacobian`.
@@ -138,7 +154,11 @@ def check(
         got = transformed(*few)[0] if has_aux else transformed(*few)
         eps = float(jnp.finfo(Layout.of(args[batch.wrt]).dtype).eps)
         with enable_x64():
-            references = _references(model, _take(_doubled(args), batch, chosen), batch, _doubled(weights), has_aux)
+            one, samples_, V = _model_of_one(model, _take(_doubled(args), batch, chosen), batch, has_aux)
+            references = _references(one, V, samples_, _doubled(weights))
+            numbers = [int(number) for number in chosen]
+            order = 2 if {*wants} & {*SECOND_ORDER} else 1
+            strange = kinks(one, V, samples_, numbers), _origins(one, V, samples_, numbers, references[0], order)
         comparisons = [
             _compare(want, reference, got[want], values[want], tolerance, chosen)
             for want in wants
@@ -148,7 +168,7 @@ def check(
             )
             if not (want == "value" and reference == "finite differences")
         ]
-        return CheckReport(tuple(comparisons), len(chosen), str(Layout.of(args[batch.wrt]).dtype))
+        return CheckReport(tuple(comparisons), len(chosen), str(Layout.of(args[batch.wrt]).dtype), *strange)
 
     return checked
 
@@ -183,27 +203,55 @@ def _doubled(tree: PyTree) -> PyTree:
     return jax.tree.map(double, tree)
 
 
-def _references(
-    model: Model, args: tuple[PyTree, ...], batch: Batch, weights: Any, has_aux: bool
-) -> list[dict[str, np.ndarray]]:
-    """[nested AD, finite differences]: want -> array (D, A[, C[, C]]) of flat outputs and inputs."""
+def _model_of_one(
+    model: Model, args: tuple[PyTree, ...], batch: Batch, has_aux: bool
+) -> tuple[Callable[..., Array], list[Array], Array]:
+    """(f(v, sample), the batched leaves of the samples, V): the model as a function of the flat input v."""
     leaves, treedef = jax.tree.flatten(args)
     batched, shared = batch.split([jnp.asarray(leaf) for leaf in leaves])
+    inputs = lambda sample: list(jax.tree.unflatten(treedef, batch.merge(sample, shared)))
 
-    def one(sample: list[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        inputs = list(jax.tree.unflatten(treedef, batch.merge(sample, shared)))
-        layout = Layout.of(inputs[batch.wrt])
+    def one(v: Array, sample: list[Array]) -> Array:
+        all_ = inputs(sample)
+        x = Layout.of(all_[batch.wrt]).unravel(v)
+        output = model(*all_[: batch.wrt], x, *all_[batch.wrt + 1 :])
+        y = jax.tree.map(jnp.asarray, output[0] if has_aux else output)
+        return Layout.of(y).ravel(y)
 
-        def f(v: Array) -> Array:
-            output = model(*inputs[: batch.wrt], layout.unravel(v), *inputs[batch.wrt + 1 :])
-            y = jax.tree.map(jnp.asarray, output[0] if has_aux else output)
-            return Layout.of(y).ravel(y)
+    def flat(sample: list[Array]) -> Array:
+        x = inputs(sample)[batch.wrt]
+        return Layout.of(x).ravel(x)
 
-        v = layout.ravel(inputs[batch.wrt])
+    return one, batched, jax.vmap(flat)(batched)
+
+
+def _references(one: Callable[..., Array], V: Array, samples: list[Array], weights: Any) -> list[dict[str, np.ndarray]]:
+    """[nested AD, finite differences]: want -> array (D, A[, C[, C]]) of flat outputs and inputs."""
+
+    def both(v: Array, sample: list[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        f = lambda v: one(v, sample)
         return _nested(f, v), _differences(f, v)
 
-    found = jax.jit(jax.vmap(one))(batched)
+    found = jax.jit(jax.vmap(both))(V, samples)
     return [_wants_of(np.asarray(y), np.asarray(J), np.asarray(H), weights) for y, J, H in found]
+
+
+def _origins(
+    one: Callable[..., Array],
+    V: Array,
+    samples: list[Array],
+    numbers: Sequence[int],
+    nested: dict[str, np.ndarray],
+    order: int,
+) -> tuple[Origin, ...]:
+    """What makes the derivatives up to `order` of some samples infinite or NaN."""
+    found = []
+    for index, number in enumerate(numbers):
+        finite = [np.isfinite(nested[want][index]).all() for want in ("value", "jacobian", "hessian")[: order + 1]]
+        if not all(finite):
+            sample = [leaf[index] for leaf in samples]
+            found.append(origin(one, V[index], sample, number, finite.index(False)))
+    return tuple(each for each in found if each is not None)
 
 
 def _nested(f: Callable[[Array], Array], v: Array) -> tuple[Array, Array, Array]:
@@ -263,12 +311,13 @@ def _wants_of(y: np.ndarray, jacobian: np.ndarray, hessian: np.ndarray, weights:
 def _compare(
     want: str, reference: str, got: np.ndarray, expected: np.ndarray, tolerance: float, chosen: np.ndarray
 ) -> Comparison:
+    shape = expected.shape
     got, expected = np.asarray(got).reshape(len(chosen), -1), expected.reshape(len(chosen), -1)
     finite = np.isfinite(expected)
     difference = np.where(finite & np.isfinite(got), np.abs(got - np.where(finite, expected, 0)), 0.0)
     scale = float(np.max(np.abs(expected), where=finite, initial=0.0)) or 1.0
     per_sample = difference.max(axis=1, initial=0.0)
     lost = int(np.sum(finite & ~np.isfinite(got)))
-    return Comparison(
-        want, reference, float(per_sample.max()) / scale, tolerance, int(chosen[per_sample.argmax()]), lost
-    )
+    worst = int(per_sample.argmax())
+    entry = tuple(int(k) for k in np.unravel_index(difference[worst].argmax(), shape[1:]))
+    return Comparison(want, reference, float(per_sample.max()) / scale, tolerance, int(chosen[worst]), lost, entry)

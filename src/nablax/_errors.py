@@ -35,6 +35,10 @@ class ModelTraceError(NablaxError, RuntimeError):
     """The user's model raised an exception while it was traced for one sample."""
 
 
+class CoupledSamplesError(NablaxError, ValueError):
+    """The samples of a batch-wise model depend on each other, or it cannot be proved that they do not."""
+
+
 class StrategyError(NablaxError, ValueError):
     """No strategy, or not the one asked for, can differentiate this model."""
 
@@ -57,6 +61,10 @@ class CheckFailedError(NablaxError, AssertionError):
 
 class DataError(NablaxError, ValueError):
     """A file or a store cannot be read, written or used as asked."""
+
+
+class NonFiniteError(NablaxError, ArithmeticError):
+    """Derivatives that were to be written to disk are NaN or infinite."""
 
 
 class ZeroSecondDerivativeWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ try:
 except ImportError:  # the library itself does not need it
     sys.exit('The command line needs the extra "cli": pip install "nablax[cli]"')
 
-from nablax._errors import DataError, NablaxError
+from nablax._errors import NablaxError, OptionError
 
 
 class Wants(tuple[str, ...]):
@@ -28,14 +29,21 @@ class Wants(tuple[str, ...]):
 
 MaybeInt = Optional[int]  # noqa: UP045
 MaybePath = Optional[Path]  # noqa: UP045
-WANTS_ARGUMENT = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="WANT [WANT ...]",
-    instance_from_str=Wants,
-    is_instance=lambda value: isinstance(value, Wants),
-    str_from_instance=list,
-    choices=("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence"),
-)
+MaybeText = Optional[str]  # noqa: UP045
+BY_INPUTS = ("value", "jacobian", "hessian", "hessian_diagonal", "laplacian", "divergence")
+BY_PARAMETERS = ("parameter_jacobian", "squared_norms", "gram")
+
+
+def _wants(*choices: str) -> PrimitiveConstructorSpec:
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="WANT [WANT ...]",
+        instance_from_str=Wants,
+        is_instance=lambda value: isinstance(value, Wants),
+        str_from_instance=list,
+        choices=choices,
+    )
+
 
 EXAMPLES = """\
 Derivatives of neural networks, sample by sample.
@@ -44,6 +52,8 @@ Examples:
   nablax demo
   nablax derive model.py:network --params params.npz --inputs X.npy --of jacobian hessian --out d.zarr
   nablax derive model.py:network --params params.npz --inputs X.csv --of jacobian --out d.zarr --precision float64
+  nablax derive model.py:network --params params.npz --inputs X.npy --out d.zarr --memory 2GiB --resume
+  nablax inspect d.zarr --plot d.png
   nablax check model.py:network --params params.npz --inputs X.npy --of hessian
 """
 
@@ -55,11 +65,9 @@ class _OnData:
     model: tyro.conf.Positional[str]
     """The model of one sample: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. The file is code and is run."""
     inputs: str
-    """Samples on axis 0: a .npy, .npz (FILE.npz:NAME) or .csv file."""
+    """Samples on axis 0: a .npy, .npz (FILE.npz:NAME), .zarr, .csv or .parquet file."""
     params: MaybePath = None
     """Parameters, a .npz file; names with "/" are nested. Without it the model is called with x alone."""
-    of: Annotated[Wants, WANTS_ARGUMENT] = Wants(("jacobian",))  # noqa: RUF009
-    """Which derivatives: value, jacobian, hessian, hessian_diagonal, laplacian, divergence."""
     precision: Literal["float32", "float64"] = "float32"
     """Compute in this precision, whatever that of the files is."""
     strategy: str = "auto"
@@ -74,22 +82,59 @@ class _OnData:
 class Derive(_OnData):
     """Derive every sample of a file and write the results to a zarr 3 group."""
 
+    of: Annotated[Wants, _wants(*BY_INPUTS, *BY_PARAMETERS)] = Wants(("jacobian",))  # noqa: RUF009
+    """Which derivatives; the last three are by the parameters, gram is of all pairs of samples."""
     out: Path = Path("derivatives.zarr")
     """The store to write."""
-    unit_size: MaybeInt = None
-    """Samples that are read, derived and written at a time; chosen if not given."""
+    resume: bool = False
+    """Go on with the store of a run that was interrupted or killed; begin if there is none."""
     overwrite: bool = False
     """Replace a store that exists."""
+    on_nonfinite: Literal["error", "warn"] = "error"
+    """End before results that are NaN or infinite are written, or write and count them."""
+    memory: MaybeText = None
+    """The most memory to take, such as 2GiB."""
+    unit_size: MaybeInt = None
+    """Samples that are read, derived and written at a time; chosen if not given."""
+    devices: MaybeInt = None
+    """How many devices, or cores of a processor as devices; the fastest number if not given."""
+    compress: bool = False
+    """Compress with zstd: slower, and smaller only where many results are zero."""
     quiet: bool = False
     """Show no progress bar."""
+    distributed: bool = False
+    """Share the work with the other processes of this job, on a disk that all of them see. SLURM and MPI tell who they
+    are; elsewhere give the next three."""
+    coordinator: MaybeText = None
+    """HOST:PORT of the first process."""
+    processes: MaybeInt = None
+    """How many processes there are."""
+    process_id: MaybeInt = None
+    """Which of them this one is, from 0."""
 
 
 @dataclass(frozen=True)
 class Check(_OnData):
     """Compare derivatives of a few samples with nested AD in float64 and with finite differences."""
 
+    of: Annotated[Wants, _wants(*BY_INPUTS)] = Wants(("jacobian",))  # noqa: RUF009
+    """Which derivatives."""
     samples: int = 4
     """How many samples, spread over the file."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what is in a store, whether it is complete, and between which numbers its results lie."""
+
+    store: tyro.conf.Positional[Path]
+    """A store that derive wrote, or is writing."""
+    plot: MaybePath = None
+    """Draw histograms and mean derivatives to this picture."""
+    json: bool = False
+    """Print JSON."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +149,16 @@ class Demo:
 
 Command = (
     Annotated[Derive, tyro.conf.subcommand("derive")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for a check that failed, 2 for an error of the user."""
+    """Run a command; returns the exit code: 0, 1 for a check that failed, 2 for an error of the user, 130 after Ctrl-C
+    and 143 after SIGTERM.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
         from nablax._version import __version__
@@ -123,17 +171,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return {Derive: _derive, Check: _check, Demo: _demo}[type(command)](command)
+            return {Derive: _derive, Inspect: _inspect, Check: _check, Demo: _demo}[type(command)](command)
     except (NablaxError, OSError) as error:
         if command.debug:
             raise
         print(f"nablax: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if command.debug:
             raise
-        print("nablax: interrupted; a store that was being written is not complete.", file=sys.stderr)
-        return 130
+        print(f"nablax: {interrupt if interrupt.args else 'interrupted.'}", file=sys.stderr)
+        return 128 + getattr(interrupt, "number", 2)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -145,10 +193,16 @@ def _one_line(message: object) -> str:
 
 
 def _derive(command: Derive) -> int:
-    model, params, inputs = _load(command)
+    _divide_processor(command)
+    model, params, inputs = _load(
+        command, scratch=next(path for path in command.out.absolute().parents if path.is_dir())
+    )
+    import jax
+
     from nablax.store import run
     from nablax.store.samples import Samples
 
+    first = jax.process_index() == 0
     report = run(
         model,
         command.of,
@@ -158,12 +212,49 @@ def _derive(command: Derive) -> int:
         unit_size=command.unit_size,
         chunk_size="auto" if command.chunk_size is None else command.chunk_size,
         strategy=command.strategy,
+        memory_budget=command.memory,
+        devices=command.devices,
         feature_names=inputs.names,
         overwrite=command.overwrite,
-        progress=not command.quiet,
+        resume=command.resume,
+        on_nonfinite=command.on_nonfinite,
+        compress=command.compress,
+        progress=first and not command.quiet,
         attributes={"model": command.model, "precision": command.precision},
     )
-    print(report)
+    if first:
+        print(report)
+    return 0
+
+
+def _divide_processor(command: Derive) -> None:
+    """Prepare JAX for several processes, and for a processor of which every core is a device: it must be told before
+    it looks for devices.
+    """
+    import os
+
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if getattr(jax.config, "jax_num_cpu_devices", -1) < 1 and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):  # JAX is in use already: main was called by a program
+            jax.config.update("jax_num_cpu_devices", command.devices or cores)
+    if command.distributed:
+        jax.distributed.initialize(command.coordinator, command.processes, command.process_id)
+    elif given := [name for name in ("coordinator", "processes", "process_id") if getattr(command, name) is not None]:
+        raise OptionError(f"--{given[0].replace('_', '-')} is for --distributed, which is not given; add it.")
+
+
+def _inspect(command: Inspect) -> int:
+    import json
+
+    from nablax.store import inspect_store, plot_store
+
+    summary = inspect_store(command.store)
+    print(json.dumps(summary.to_dict(), indent=2) if command.json else summary)
+    if command.plot is not None:
+        plot_store(command.store, command.plot)
+        print(f"drawn to {command.plot}", file=sys.stderr)
     return 0
 
 
@@ -194,58 +285,21 @@ def _demo(command: Demo) -> int:
     return 0
 
 
-def _load(command: _OnData) -> tuple[Any, Any, Any]:
-    """(model, params or None, inputs) of a command; floating point parameters in its precision."""
+def _load(command: _OnData, scratch: Path | None = None) -> tuple[Any, Any, Any]:
+    """(model, params or None, inputs) of a command; floating point parameters in its precision.
+
+    Inputs that cannot be read from anywhere are copied to the folder `scratch`.
+    """
+    from nablax._model_file import load_model
     from nablax.store import load_parameters, read_inputs
 
-    inputs = read_inputs(command.inputs)  # first: the cheapest to be wrong
+    inputs = read_inputs(command.inputs, scratch)  # first: the cheapest to be wrong
     params = None if command.params is None else load_parameters(command.params)
     import jax
 
     jax.config.update("jax_enable_x64", command.precision == "float64")
     params = jax.tree.map(lambda a: a.astype(command.precision) if a.dtype.kind == "f" else a, params)
-    return _load_model(command.model), params, inputs
-
-
-def _load_model(spec: str) -> Any:
-    """The function that FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION names."""
-    place, _, name = spec.rpartition(":")
-    if not place or not name:
-        raise DataError(f"the model {spec!r} names no function; write FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.")
-    if place.endswith(".py") and not Path(place).is_file():
-        raise DataError(f"{place}: there is no such file.")
-    try:
-        module = _run_file(Path(place)) if place.endswith(".py") else _import(place)
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{place}: {type(error).__name__} was raised when it was imported ({error}).") from error
-    model = getattr(module, name, None)
-    if not callable(model):
-        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
-        functions = [n for n in own if not n.startswith("_")]
-        raise DataError(f"{place}: it has no function {name!r}; it has {', '.join(functions) or 'none'}.")
-    return model
-
-
-def _run_file(path: Path) -> Any:
-    """The module in a file, which can import its neighbours as if Python had been started with it."""
-    from importlib import util
-
-    found = util.spec_from_file_location(f"nablax_model_{path.stem}", path)
-    assert found is not None
-    assert found.loader is not None
-    module = util.module_from_spec(found)
-    sys.modules[found.name] = module  # dataclasses look their module up there
-    sys.path.insert(0, str(path.resolve().parent))
-    found.loader.exec_module(module)
-    return module
-
-
-def _import(name: str) -> Any:
-    """A module by name, from the working folder too: an installed command does not look there by itself."""
-    import importlib
-
-    sys.path.insert(0, str(Path.cwd()))
-    return importlib.import_module(name)
+    return load_model(command.model), params, inputs
 
 
 if __name__ == "__main__":

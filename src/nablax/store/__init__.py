@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nablax.store.inputs import Inputs, read_inputs
+    from nablax.store.interrupts import RunInterrupted
     from nablax.store.parameters import load_parameters, save_parameters
+    from nablax.store.picture import plot_store
     from nablax.store.report import RunReport
     from nablax.store.streaming import run
+    from nablax.store.summary import StoreSummary, inspect_store
 
 _HOME = {
     "Inputs": "inputs",
@@ -18,10 +21,25 @@ _HOME = {
     "load_parameters": "parameters",
     "save_parameters": "parameters",
     "RunReport": "report",
+    "RunInterrupted": "interrupts",
+    "StoreSummary": "summary",
+    "inspect_store": "summary",
+    "plot_store": "picture",
     "run": "streaming",
 }
 
-__all__ = ["Inputs", "RunReport", "load_parameters", "read_inputs", "run", "save_parameters"]
+__all__ = [
+    "Inputs",
+    "RunInterrupted",
+    "RunReport",
+    "StoreSummary",
+    "inspect_store",
+    "load_parameters",
+    "plot_store",
+    "read_inputs",
+    "run",
+    "save_parameters",
+]
 
 
 def __getattr__(name: str):

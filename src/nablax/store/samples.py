@@ -13,11 +13,13 @@ class Samples:
 
     Attributes:
         shape, dtype: of the whole; the dtype is the one that pieces are converted to.
+        chunks: shape of what is read at a time, if the array comes in such pieces.
     """
 
     def __init__(self, array: Any, dtype: Any = None) -> None:
         self._array = array
         self.shape: tuple[int, ...] = tuple(array.shape)
+        self.chunks: tuple[int, ...] | None = getattr(array, "chunks", None)
         # JAX takes no byte order but the machine's own.
         self.dtype = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("=")
 
