@@ -131,7 +131,9 @@ def test_killed_at_random_the_result_is_that_of_a_run_in_peace(files, kills):
     same(out, files / "peace.zarr")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_completes_its_units_and_says_how_to_go_on(files, number, code):
     out = files / f"signal{code}.zarr"
     process = start(files, out.name)

@@ -40,24 +40,18 @@ def turn(scenario: Scenario, strategy: str) -> tuple[bool, int | str | None, boo
     return TURNS[(5 * SCENARIOS.index(scenario) + 7 * list(STRATEGIES).index(strategy)) % len(TURNS)]
 
 
-# These take turns, to save time: each scenario is given to one of them by `make test`, and to all by `make fuzz`.
-PLAIN = ("forward_over_reverse", "forward_over_forward", "reverse_over_reverse", "auto")
+# Those of a group take turns, to save time: `make test` gives each scenario to one of them, `make slow` to the others.
+GROUPS = (("forward_over_reverse", "forward_over_forward", "reverse_over_reverse", "auto"), ("forward", "adjoint"))
 
 
 def takes_its_turn(scenario: Scenario, strategy: str) -> bool:
-    served = [plain for plain in PLAIN if able(scenario, plain)]
-    return strategy == served[SCENARIOS.index(scenario) % len(served)]
-
-
-def both_ways(scenario: Scenario, strategy: str) -> bool:
-    """Whether to compute the wants without the Hessian too; the two sweeps take turns, `make fuzz` does the rest."""
-    if strategy in PLAIN:
-        return takes_its_turn(scenario, strategy)
-    return able(scenario, strategy) and strategy == ("forward", "adjoint")[SCENARIOS.index(scenario) % 2]
+    (group,) = (group for group in GROUPS if strategy in group)
+    served = [each for each in group if able(scenario, each)]
+    return bool(served) and strategy == served[SCENARIOS.index(scenario) % len(served)]
 
 
 def case(scenario: Scenario, strategy: str):
-    later = strategy in PLAIN and able(scenario, strategy) and not takes_its_turn(scenario, strategy)
+    later = able(scenario, strategy) and not takes_its_turn(scenario, strategy)
     return pytest.param(scenario, strategy, marks=pytest.mark.slow if later else (), id=f"{scenario}-{strategy}")
 
 
@@ -72,14 +66,14 @@ def samples_last(scenario: Scenario) -> tuple[tuple, tuple]:
 
 @pytest.mark.parametrize("scenario, strategy", [case(s, strategy) for s in SCENARIOS for strategy in STRATEGIES])
 def test_every_want(scenario, strategy):
-    derive_all(scenario, strategy, (ALL, WITHOUT_HESSIAN) if both_ways(scenario, strategy) else (ALL,))
+    derive_all(scenario, strategy, (ALL, WITHOUT_HESSIAN) if takes_its_turn(scenario, strategy) else (ALL,))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["forward", "adjoint"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=repr)
 def test_every_want_without_the_hessian(scenario, strategy):
-    if not both_ways(scenario, strategy):
+    if not takes_its_turn(scenario, strategy):
         derive_all(scenario, strategy, (WITHOUT_HESSIAN,))
 
 

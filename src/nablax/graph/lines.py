@@ -8,15 +8,14 @@ from typing import Any
 
 import jax
 
-_LIBRARIES = tuple(
-    str(Path(path).resolve())
-    for path in (
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("purelib"),
-        Path(jax.__file__).parent,
-        Path(__file__).parents[1],
-    )
+_PLACES = (
+    sysconfig.get_path("stdlib"),
+    sysconfig.get_path("purelib"),
+    Path(jax.__file__).parent,
+    Path(__file__).parents[1],
 )
+# A frame may name either: an environment may be a link.
+_LIBRARIES = tuple({name for place in _PLACES for name in (str(place), str(Path(place).resolve()))})
 
 
 def line_of(*tracebacks: Any) -> str:
