@@ -18,7 +18,7 @@ from nablax.planning.memory import readable
 from nablax.store.identity import Identity, digest_of_model, digest_of_tree, versions
 from nablax.store.inputs import digest
 from nablax.store.layout import UNIT_BYTES, Unit, axes, filled, of_all, pair_size, unit_size, units
-from nablax.store.pipeline import IN_FLIGHT
+from nablax.store.pipeline import COMPUTING, IN_FLIGHT
 from nablax.store.programs import BY_PARAMETERS, OF_PAIRS, Blocks, Program, Question, chosen_devices
 from nablax.store.report import peak_bytes
 from nablax.store.samples import Samples
@@ -218,8 +218,8 @@ class Programs:
 
     @property
     def temporary(self) -> int:
-        """Bytes that computing a unit takes beside inputs and results, on all devices."""
-        return self.layout.devices * max(program.temporary_bytes for program in self._of.values())
+        """Bytes that computing takes beside inputs and results, on all devices."""
+        return COMPUTING * self.layout.devices * max(program.temporary_bytes for program in self._of.values())
 
     def seconds(self, unit: Unit) -> float:
         """What a unit takes to compute."""
@@ -251,10 +251,17 @@ class Budget:
 
     @property
     def chunk_bytes(self) -> int:
-        """For the intermediate arrays of a chunk: half of what is left, as a power of two.
+        """For the intermediate arrays of a chunk: half of what is left is for those of the units being computed."""
+        return self._half // COMPUTING
 
-        The rest of what is left is for the units in flight.
-        """
+    @property
+    def unit_bytes(self) -> int:
+        """For the inputs and results of a unit: the other half is for those of the units in flight."""
+        return self._half // IN_FLIGHT
+
+    @property
+    def _half(self) -> int:
+        """Half of what is left, as a power of two."""
         left = self.total - peak_bytes() - COMPILER_BYTES
         if left < 2**22:
             raise MemoryBudgetError(
@@ -263,11 +270,6 @@ class Budget:
                 f"{readable(peak_bytes() + COMPILER_BYTES + 2**26)}."
             )
         return 2 ** int(math.log2(left // 2))
-
-    @property
-    def unit_bytes(self) -> int:
-        """For the inputs and results of a unit."""
-        return self.chunk_bytes // IN_FLIGHT
 
     def holds(self, needed: int) -> bool:
         """Whether there is room for so many bytes more."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-READ_AHEAD = 2
-WRITERS = 2
-IN_FLIGHT = READ_AHEAD + WRITERS + 1
+import jax
+
+IN_FLIGHT = 4
 """The most units that are in memory at a time, inputs or results."""
+
+COMPUTING = 2
+"""The most units that are computed at a time: while one begins or ends, the device has the other to work on."""
 
 Unit = TypeVar("Unit")
 Block = TypeVar("Block")
@@ -27,27 +32,34 @@ def stream(
 ) -> Iterator[Written]:
     """``write(unit, compute(unit, read(unit)))`` for all units.
 
-    A thread reads ahead, this one computes, two write: zarr and the copies to and from a device let go of Python's
-    lock. The first error ends it, after the units that were computed before it are written.
+    Each unit in flight has a thread: zarr, the device and the copies to and from it let go of Python's lock. The first
+    error ends it, after the units that had begun are written.
     """
-    waiting, ahead, behind = iter(units), collections.deque[tuple[Unit, Future[Block]]](), collections.deque()
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(WRITERS, "write") as writer:
+    device = threading.Semaphore(COMPUTING)
 
-        def read_on(count: int) -> None:
-            ahead.extend((unit, reader.submit(read, unit)) for unit in itertools.islice(waiting, count))
+    def work(unit: Unit) -> Written:
+        block = read(unit)
+        with device:
+            found = compute(unit, block)
+        del block  # its memory is that of the next one
+        return write(unit, found)
 
-        read_on(READ_AHEAD)
-        try:
-            while ahead:
-                unit, block = ahead.popleft()
-                found = compute(unit, block.result())
-                del block  # its memory is that of the next one
-                read_on(1)
-                behind.append(writer.submit(write, unit, found))
-                del found
-                while len(behind) >= WRITERS:
-                    yield behind.popleft().result()
-            while behind:
-                yield behind.popleft().result()
-        finally:
-            reader.shutdown(cancel_futures=True)
+    waiting, begun = iter(units), collections.deque()
+    with ThreadPoolExecutor(IN_FLIGHT, "unit", initializer=_settings()) as threads:
+        begun.extend(threads.submit(work, unit) for unit in itertools.islice(waiting, IN_FLIGHT))
+        while begun:
+            yield begun.popleft().result()
+            begun.extend(threads.submit(work, unit) for unit in itertools.islice(waiting, 1))
+
+
+def _settings() -> Callable[[], None]:
+    """Gives another thread what ``with jax.enable_x64(..):`` and its like have set in this one."""
+    names = ("enable_x64", "default_matmul_precision", "numpy_rank_promotion", "numpy_dtype_promotion")
+    values = {name: getattr(jax.config, f"jax_{name}") for name in names}
+
+    def take_over() -> None:
+        stack = contextlib.ExitStack()
+        for name, value in values.items():
+            stack.enter_context(getattr(jax, name)(value))
+
+    return take_over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,7 @@ class Program:
     def __init__(
         self, question: Question, shapes: Sequence[jax.ShapeDtypeStruct], devices: Sequence[Any], chunk: Any
     ) -> None:
-        self.chunk, self.halved = chunk, False
+        self.chunk, self.halved, self._halving = chunk, False, threading.Lock()
         self._question, self._shapes = question, shapes
         mesh = Mesh(np.array(devices), ("samples",))
         # Of a pair of blocks, the first is spread; each device takes it with all of the second.
@@ -110,14 +111,17 @@ class Program:
     def __call__(self, blocks: Blocks) -> dict[str, jax.Array]:
         """The results, computed. Where a device runs out of memory, half as many samples at once from then on."""
         while True:
+            compiled = self._compiled
             try:
-                return jax.block_until_ready(self._compiled(*self._given, blocks))
+                return jax.block_until_ready(compiled(*self._given, blocks))
             except jax.errors.JaxRuntimeError as error:
-                self._halve(error)
+                if not ("RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()):
+                    raise
+                with self._halving:
+                    if compiled is self._compiled:  # or another thread has halved it
+                        self._halve(error)
 
     def _halve(self, error: Exception) -> None:
-        if not ("RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()):
-            raise error
         share = self._shapes[0].shape[0] // self._mesh.size
         now = min(self.chunk, share) if isinstance(self.chunk, int) else share
         if now <= 1:
