@@ -45,6 +45,11 @@ CASES = [
         "Use nablax.laplacian for second derivatives, nablax.jacobian for all first ones.",
     ),
     Case(
+        "nablax.hessian(lambda M, x: jax.lax.igamma(1 + x**2, x**2))(M, X)",
+        "The model calls a function that has no derivative in JAX, or none of the order asked for.",
+        "Give it a rule with jax.custom_jvp, or keep what it is called with independent of x.",
+    ),
+    Case(
         'nablax.check(wrong_rule, "jacobian", samples=2)(M, X).raise_if_failed()',
         "A derivative differs from a reference by more than rounding; here a custom_jvp with a wrong rule.",
         "Where only finite differences differ, look for a custom rule or a kink in the model at the worst sample.",

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from nablax._cache import compiled, split_model
-from nablax._errors import InputTypeError, OptionError, ZeroSecondDerivativeWarning
+from nablax._errors import InputTypeError, NablaxError, OptionError, StrategyError, ZeroSecondDerivativeWarning
 from nablax._options import Options, checked_model, default_table
 from nablax._rehearsal import made_up, untraced
 from nablax._sample import OneSample, Presentation, check_backend
@@ -23,7 +23,7 @@ from nablax.batching.axes import Batch, find_batch, move_out
 from nablax.batching.chunks import map_samples
 from nablax.batching.shards import Placement, find_shards, placements
 from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, tune
-from nablax.strategies import Derivatives, Strategy, Wants
+from nablax.strategies import Derivatives, Strategy, Wants, refused_by_jax
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,30 @@ class Call:
 
         def one(leaves: list[Array]) -> tuple[PyTree, PyTree]:
             others, v = sample.arguments(arrays, self.batch.merge(leaves, shared))
-            found = strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
+            found = _derived(strategy, sample, others, v, weights)
             return self.present(sample, found), jax.tree.unflatten(sample.aux, found.rest)
 
         return map_samples(one, batched, chunk_size)
+
+
+def _derived(
+    strategy: Strategy, sample: OneSample, others: list[Array], v: Array, weights: Array | None
+) -> Derivatives:
+    """The derivatives of one sample; what JAX has no rule for is an error with a name."""
+    f = sample.graph.bind(others)
+    try:
+        return strategy.derive(f, v, sample.wants, weights)
+    except NablaxError:
+        raise
+    except Exception as error:
+        if not refused_by_jax(f, v, strategy, sample.wants.order):
+            raise
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise StrategyError(
+            f"strategy {strategy.name!r} ran into a function that JAX cannot differentiate this often: "
+            f"{type(error).__name__}: {first_line} Derivatives of order {sample.wants.order} were asked for. Give the "
+            "function a rule with jax.custom_jvp, keep its arguments independent of x, or ask for a lower order."
+        ) from error
 
 
 def _derive(

@@ -17,6 +17,7 @@ WHILE = primitives.while_p
 SCAN = primitives.scan_p
 CUSTOM_JVP = primitives.custom_jvp_call_p
 DOT_GENERAL = primitives.dot_general_p
+SELECT = primitives.select_n_p
 
 
 def jaxpr_of(maybe_closed: Any) -> Any:

@@ -62,7 +62,7 @@ _CHOICES = _present("select_n", "max", "min", "clamp", "abs")
 _FLAT = _CHOICES | _present("add", "add_jaxvals", "sub", "neg", "copy", "convert_element_type")
 
 JAX = Table(
-    zero=_present("floor", "ceil", "round", "sign", "is_finite", "nextafter", "stop_gradient", "argmax", "argmin"),
+    zero=_present("floor", "ceil", "round", "sign", "is_finite", "stop_gradient", "argmax", "argmin"),
     linear=_FLAT
     | _present("reshape", "transpose", "broadcast_in_dim", "squeeze", "rev", "slice", "dynamic_slice", "gather", "pad")
     | _present(

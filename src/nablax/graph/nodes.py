@@ -301,6 +301,16 @@ def derivative(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
     return along
 
 
+def pulled(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
+    """The same derivative in reverse mode, which is zero, not NaN, for an entry that phi begins with discarding."""
+
+    def at(*roots: Any) -> Any:
+        y, pull = jax.vjp(lambda root: phi(*roots[:i], root, *roots[i + 1 :]), roots[i])
+        return pull(jnp.ones_like(y))[0]
+
+    return at
+
+
 class _Ones(dict):
     """Values of variables that are not known yet: ones."""
 

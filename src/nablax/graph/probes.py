@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nablax._compat import SELECT
 from nablax.graph.inline import Equation, Variable
-from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, read
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, pulled, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,4 +123,5 @@ def captured(node: Node) -> tuple[Variable, ...]:
 def second_derivatives(node: Node, values: Values, roots: tuple[Any, ...]) -> list[Any]:
     """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
     phi = lambda *roots: node.function(values)(*roots)[0][0]
-    return [derivative(derivative(phi, i), j)(*roots) for i, j in node.pairs]
+    first = pulled if any(eqn.primitive is SELECT for eqn in node.equations) else derivative
+    return [derivative(first(phi, i), j)(*roots) for i, j in node.pairs]

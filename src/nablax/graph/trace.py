@@ -15,7 +15,7 @@ import jax
 import jax.extend.core as jex
 from jax import Array
 
-from nablax._compat import jaxpr_of
+from nablax._compat import SELECT, jaxpr_of
 from nablax.graph.classify import JAX, KINKS, Table
 from nablax.graph.inline import Flat, inline
 from nablax.graph.nodes import Program, program
@@ -62,6 +62,11 @@ class Graph:
     def has_only_kinks(self) -> bool:
         """Whether the graph is piecewise linear without being linear: no curvature between its kinks."""
         return not probes(self.program) and bool(self.varying_primitives & KINKS)
+
+    @cached_property
+    def discards(self) -> bool:
+        """Whether the graph chooses between values (``where``), so that what is not chosen may be NaN or infinite."""
+        return SELECT in self.varying_primitives
 
     @cached_property
     def flat(self) -> Flat:

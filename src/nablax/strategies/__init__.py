@@ -3,7 +3,7 @@
 from nablax.strategies.adjoint import Adjoint
 from nablax.strategies.base import Derivatives, Strategy, Wants
 from nablax.strategies.forward import Forward
-from nablax.strategies.nested import ForwardOverForward, ForwardOverReverse, Reverse, ReverseOverReverse
+from nablax.strategies.nested import ForwardOverForward, ForwardOverReverse, Reverse, ReverseOverReverse, refused_by_jax
 
 BUILT_IN: tuple[Strategy, ...] = (
     Forward(),
@@ -14,4 +14,4 @@ BUILT_IN: tuple[Strategy, ...] = (
     ReverseOverReverse(),
 )
 
-__all__ = ["BUILT_IN", "Derivatives", "Strategy", "Wants"]
+__all__ = ["BUILT_IN", "Derivatives", "Strategy", "Wants", "refused_by_jax"]

@@ -15,7 +15,7 @@ References: R. M. Gower and M. P. Mello, "A new framework for the computation of
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -49,6 +49,7 @@ class Adjoint(Strategy):
         y, columns, tangents, readings, seconds, rest = _forward(f, v, request.directions(v))
         nodes = probes(f.graph.program)
         adjoints, outputs = _adjoints(f, v, nodes)
+        curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))
 
         def total(form: Form) -> Array:
             """The rows of a form (k, A), summed over the nodes; (A, n, n) for all pairs."""
@@ -56,8 +57,8 @@ class Adjoint(Strategy):
             contract = _whole if whole else _rows
             shape = (outputs, form.count, form.count) if whole else (form.rows, outputs)  # pyright: ignore
             sum_ = jnp.zeros(shape, adjoints_dtype)
-            for node in zip(nodes, readings, seconds, tangents, adjoints, strict=True):
-                sum_ += contract(form, *node).real
+            for node in curved:
+                sum_ += contract(form, *node, f.graph.discards).real
             return join(sum_, y, axis=0 if whole else 1)
 
         adjoints_dtype = y.real.dtype
@@ -84,12 +85,12 @@ def _adjoints(f: Bound, v: Array, nodes: list[Probe]) -> tuple[list[Tangents], i
     return adjoints, parts.shape[0]
 
 
-def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:
+def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         return _sum(
-            _products(_flat(form.products(J[i], J[j])), _flat(adjoint[0] * curvature[None]))
-            for (i, j), curvature in zip(probe.node.pairs, second, strict=True)
+            _products(_flat(form.products(left, right)), _flat(scaled))
+            for scaled, left, right in _pairs(probe.node, second, J, adjoint[0], discards)
         )
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
@@ -100,12 +101,12 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
     return _sum(_products(_flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
 
 
-def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents) -> Array:
+def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
         total = jnp.zeros(())
-        for (i, j), curvature in zip(probe.node.pairs, second, strict=True):
-            total = total + _congruence(_flat(adjoint[0] * curvature[None]), _flat(J[i]), _flat(J[j]), i == j)
+        for scaled, left, right in _pairs(probe.node, second, J, adjoint[0], discards):
+            total = total + _congruence(_flat(scaled), _flat(left), _flat(right), left is right)
         return total
 
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
@@ -119,6 +120,23 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
         block = contraction("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
         return block + jnp.swapaxes(block, 1, 2)
     return _sum(contraction("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
+
+
+def _pairs(
+    node: Node, second: Any, J: Tangents, adjoint: Array, discards: bool
+) -> Iterator[tuple[Array, Array, Array]]:
+    """(lambda phi''_ij, J_i, J_j) of an elementwise node, for each of its pairs.
+
+    What a ``where`` discards may be NaN or infinite. JAX stops it at the ``where``; here it would be multiplied with
+    the zero that the ``where`` left in another factor. So an entry with a zero factor is left out.
+    """
+    for (i, j), curvature in zip(node.pairs, second, strict=True):
+        scaled, left, right = adjoint * curvature[None], J[i], J[j]
+        if discards:
+            out = ((curvature == 0) | jnp.all(adjoint == 0, axis=0))[None]
+            scaled, left = jnp.where(out, 0, scaled), jnp.where(out, 0, left)
+            right = left if i == j else jnp.where(out, 0, right)
+        yield scaled, left, right
 
 
 FEW = 4

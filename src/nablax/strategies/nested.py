@@ -161,6 +161,19 @@ class ReverseOverReverse(Strategy):
         return found
 
 
+def refused_by_jax(f: SampleFunction, v: Array, strategy: Strategy, order: int) -> bool:
+    """Whether JAX alone cannot differentiate `f` this often in the modes of the strategy. Nothing is computed."""
+    nested = lambda v: real_parts(f)(v)[0]
+    for level in range(order):
+        reverse = strategy.reverse_mode and (level == 0 or not strategy.forward_mode)
+        nested = (jax.jacrev if reverse else jax.jacfwd)(nested)
+    try:
+        jax.eval_shape(nested, v)
+    except Exception:
+        return True
+    return False
+
+
 def _by_directions(
     along: Callable[..., Any], v: Array, wants: Wants, weights: Array | None, jacobian_axis: int | None
 ) -> Derivatives:
