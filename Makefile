@@ -3,7 +3,8 @@
 #   make test      the test suite;  make test ARGS="-k hessian" for a part of it
 #   make examples  every example in its quick form, and the code of the documentation
 #   make lint      ruff, pyright and the doctests
-#   make fuzz      hundreds of random models: minutes to hours;  RANDOM_GRAPHS=50 make fuzz for fewer
+#   make fuzz      random models and options against nested differentiation for 20 minutes;  make fuzz MINUTES=2 SEED=7
+#   make slow      the tests that `make test` leaves out because they take minutes
 #   make clean     remove what the targets above wrote
 # Another interpreter gets an environment of its own: `make test PYTHON=python3.13` uses .venv-3.13.
 
@@ -17,6 +18,8 @@ endif
 RUN := $(VENV)/bin/python
 WORKERS ?= 2
 ARGS ?=
+MINUTES ?= 20
+SEED ?= 0
 START := $(shell date +%s)
 
 # Compiled programs are kept between test runs: most of the time of a first run is compilation.
@@ -29,7 +32,7 @@ define timed
 @status=0; $(2) || status=$$?; echo "make $(1): $$(( $$(date +%s) - $(START) )) s (set-up included)"; exit $$status
 endef
 
-.PHONY: demo test examples fuzz lint clean
+.PHONY: demo test examples fuzz slow lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-all
@@ -41,9 +44,12 @@ test: $(VENV)/.installed-dev
 examples: $(VENV)/.installed-dev
 	$(call timed,examples,$(RUN) -m pytest -n $(WORKERS) -q -m examples $(ARGS))
 
-fuzz: export RANDOM_GRAPHS ?= 500
+fuzz: export PYTHONPATH = $(CURDIR)/tests
 fuzz: $(VENV)/.installed-dev
-	$(call timed,fuzz,$(RUN) -m pytest -n $(WORKERS) -q -m slow $(ARGS))
+	$(call timed,fuzz,$(RUN) -m fuzz --minutes $(MINUTES) --seed $(SEED) $(ARGS))
+
+slow: $(VENV)/.installed-dev
+	$(call timed,slow,$(RUN) -m pytest -n $(WORKERS) -q -m slow $(ARGS))
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

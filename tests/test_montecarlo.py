@@ -66,7 +66,7 @@ def test_derivatives_of_every_order_are_exact_under_quadrature(name, order):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * max(1, float(jnp.abs(b).max())))
 
 
-@pytest.mark.parametrize("name", ["real", "complex"])
+@pytest.mark.parametrize("name", [pytest.param("real", marks=pytest.mark.slow), "complex"])
 def test_derivatives_of_samples_are_right_to_monte_carlo_error(name):
     """In 64 batches, so that the error of each derivative is measured and not guessed."""
     f, exact = INTEGRANDS[name]
@@ -171,7 +171,7 @@ def test_local_energy_with_masses(mass):
     np.testing.assert_allclose(energy(None, X), 3.0, rtol=1e-12)
 
 
-@pytest.mark.parametrize("sign, gauge", [(-1.0, 0.7), (1.0, 0.0)])
+@pytest.mark.parametrize("sign, gauge", [(-1.0, 0.7), pytest.param(1.0, 0.0, marks=pytest.mark.slow)])
 def test_fock_darwin_states(sign, gauge):
     """A charge in the plane, in a trap and a magnetic field: exact energies for every angular momentum, in a gauge with
     a divergence too.
@@ -256,7 +256,10 @@ def test_gradient_of_the_energy_is_twice_the_force():
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
-@pytest.mark.parametrize("method, step_size", [("metropolis", 0.01), ("metropolis", 30.0), ("mala", 0.001)])
+@pytest.mark.parametrize(
+    "method, step_size",
+    [("metropolis", 0.01), pytest.param("metropolis", 30.0, marks=pytest.mark.slow), ("mala", 0.001)],
+)
 def test_samples_have_the_moments_of_the_density(method, step_size):
     """A tree of two kinds of coordinates, correlated; the step size is found from far off."""
     log_p = lambda p, x: -0.5 * (jnp.sum((x["r"] - p) ** 2) + (x["s"] - 0.5 * x["r"].sum()) ** 2)

@@ -149,11 +149,19 @@ def handling(O) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------- every scenario
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=repr)
+@pytest.mark.parametrize("scenario", ALSO_LATER)
 def test_every_quantity(scenario):
+    every_quantity(scenario, ALL if scenario in SOME else TURNS[through(scenario)])
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_two_quantities(name):
+    every_quantity(NAMED[name], TURNS[through(NAMED[name])][:2])
+
+
+def every_quantity(scenario: ParameterScenario, names: tuple[str, ...]) -> None:
     """By one compiled function, in chunks and whole by turns."""
     chunk_size = CHUNKS[SCENARIOS.index(scenario) % 3]
-    names = ALL if scenario in SOME else TURNS[through(scenario)]
 
     @jax.jit
     def everything(params, X, other, given):
@@ -436,11 +444,15 @@ def test_gram_piece_by_piece(monkeypatch):
     def loss(params, other):
         return sum(jnp.sum(jnp.sin(jnp.abs(K) ** 2)) for K in found(params, other))
 
+    def both(other):
+        # Traced anew at each call: the size of the pieces is read then.
+        return jax.jit(lambda *given: (found(*given), jax.grad(loss)(*given)))(scenario.params, other)
+
     other = jnp.concatenate([scenario.X, scenario.X[:2] * 0.7])
-    whole = found(scenario.params, other), jax.grad(loss)(scenario.params, other)
+    whole = both(other)
     rows = whole[0][0].shape[1]
     monkeypatch.setattr("nablax.parameters.gram.PIECE_BYTES", (2 * rows) ** 2 * 8)
-    pieces = found(scenario.params, other), jax.grad(loss)(scenario.params, other)
+    pieces = both(other)
     for one, two in zip(*(jax.tree.leaves(x) for x in (whole, pieces)), strict=True):
         close(two, np.asarray(one))
 

@@ -1,8 +1,12 @@
-"""Properties over random shapes, axes, ranks, structures, dtypes and programs; the same examples in every run."""
+"""Properties over random shapes, axes, ranks, structures, dtypes and programs; the same examples in every run.
+
+The fuzzer asks the same of the whole; here each property stands alone, with references of its own: for `make slow`.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import assert_close
@@ -10,6 +14,8 @@ from scenarios import Draw
 
 import nablax
 from nablax.batching.chunks import chunk_shape
+
+pytestmark = pytest.mark.slow
 
 SECOND_ORDER = ("auto", "forward_over_reverse", "forward_over_forward", "reverse_over_reverse", "forward", "adjoint")
 HESSIAN = frozenset({"hessian", "hessian_diagonal", "laplacian"})

@@ -40,19 +40,29 @@ def turn(scenario: Scenario, strategy: str) -> tuple[bool, int | str | None, boo
     return TURNS[(5 * SCENARIOS.index(scenario) + 7 * list(STRATEGIES).index(strategy)) % len(TURNS)]
 
 
-# Those of a group take turns, to save time: `make test` gives each scenario to one of them, `make slow` to the others.
-GROUPS = (("forward_over_reverse", "forward_over_forward", "reverse_over_reverse", "auto"), ("forward", "adjoint"))
+SWEEPS = ("forward", "adjoint")
+CASES = [
+    (scenario, strategy, wants)
+    for scenario in SCENARIOS
+    for strategy in STRATEGIES
+    for wants in ((ALL, WITHOUT_HESSIAN) if strategy in SWEEPS else (ALL,))
+]
 
 
-def takes_its_turn(scenario: Scenario, strategy: str) -> bool:
-    (group,) = (group for group in GROUPS if strategy in group)
-    served = [each for each in group if able(scenario, each)]
-    return bool(served) and strategy == served[SCENARIOS.index(scenario) % len(served)]
+def now(scenario: Scenario) -> list[tuple[str, tuple[str, ...]]]:
+    """What `make test` asks of a scenario, to save time: one sweep, and of every third one of the others too. All the
+    rest is for `make slow`.
+    """
+    served = [(strategy, wants) for s, strategy, wants in CASES if s is scenario and able(s, strategy)]
+    number = SCENARIOS.index(scenario)
+    by_sweeps = [case for case in served if case[0] in SWEEPS]
+    others = [case for case in served if case[0] not in SWEEPS]
+    chosen = [by_sweeps[number % len(by_sweeps)]] if by_sweeps else [others[number % len(others)]]
+    return [*chosen, others[number // 3 % len(others)]] if number % 3 == 0 else chosen
 
 
-def case(scenario: Scenario, strategy: str):
-    later = able(scenario, strategy) and not takes_its_turn(scenario, strategy)
-    return pytest.param(scenario, strategy, marks=pytest.mark.slow if later else (), id=f"{scenario}-{strategy}")
+def later(scenario: Scenario, strategy: str, wants: tuple[str, ...]) -> bool:
+    return able(scenario, strategy) and (strategy, wants) not in now(scenario)
 
 
 def samples_last(scenario: Scenario) -> tuple[tuple, tuple]:
@@ -64,28 +74,22 @@ def samples_last(scenario: Scenario) -> tuple[tuple, tuple]:
     return tuple(args), tuple(None if axis is None else -1 for axis in scenario.axes)
 
 
-@pytest.mark.parametrize("scenario, strategy", [case(s, strategy) for s in SCENARIOS for strategy in STRATEGIES])
-def test_every_want(scenario, strategy):
-    derive_all(scenario, strategy, (ALL, WITHOUT_HESSIAN) if takes_its_turn(scenario, strategy) else (ALL,))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=repr)
-def test_every_want_without_the_hessian(scenario, strategy):
-    if not takes_its_turn(scenario, strategy):
-        derive_all(scenario, strategy, (WITHOUT_HESSIAN,))
-
-
-def derive_all(scenario: Scenario, strategy: str, calls: tuple[tuple[str, ...], ...]) -> None:
-    """All wants of each call by one compiled function, against the reference."""
+@pytest.mark.parametrize(
+    "scenario, strategy, wants",
+    [
+        pytest.param(*case, marks=pytest.mark.slow if later(*case) else (), id=f"{case[0]}-{case[1]}-{len(case[2])}")
+        for case in CASES
+    ],
+)
+def test_every_want(scenario, strategy, wants):
+    """All wants by one compiled function, against the reference."""
     compiled, chunk_size, last = turn(scenario, strategy)
     options = {"strategy": strategy, "weights": reference.weights_of(scenario), "chunk_size": chunk_size}
     args, in_axes = samples_last(scenario) if last else (scenario.args, scenario.in_axes)
     options |= {"in_axes": in_axes, "out_axes": -1 if last else 0}
 
     def derive(*args):
-        return [nablax.derivatives(scenario.function, *wants, **options)(*args) for wants in calls]
+        return nablax.derivatives(scenario.function, *wants, **options)(*args)
 
     if not able(scenario, strategy):
         with pytest.raises(nablax.errors.StrategyError, match="cannot serve"):
@@ -95,18 +99,17 @@ def derive_all(scenario: Scenario, strategy: str, calls: tuple[tuple[str, ...], 
     if last:
         found = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0), found)
     expected = reference.results(scenario)
-    how = f"{'jit' if compiled else 'eager'}, chunk_size={chunk_size}, {'last' if last else 'first'} axis: "
-    for wants, results in zip(calls, found, strict=True):
-        reference.assert_close(results, {want: expected[want] for want in wants}, what=f"{how}{len(wants)} wants ")
+    how = f"{'jit' if compiled else 'eager'}, chunk_size={chunk_size}, {'last' if last else 'first'} axis "
+    reference.assert_close(found, {want: expected[want] for want in wants}, what=how)
 
 
 def test_all_turns_are_taken():
     assert {turn(scenario, strategy) for scenario in SCENARIOS for strategy in STRATEGIES} == set(TURNS)
 
 
-# Every second scenario first, and those alone by `make test`.
-GRADIENTS = SCENARIOS[::2] + SCENARIOS[1::2]
-FIRST = len(SCENARIOS[::2])
+# Every fourth scenario first, and those alone by `make test`.
+GRADIENTS = [scenario for first in range(4) for scenario in SCENARIOS[first::4]]
+FIRST = len(SCENARIOS[::4])
 
 
 @pytest.mark.parametrize(

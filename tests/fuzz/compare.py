@@ -1,0 +1,150 @@
+"""Run cases of one program in one compiled function, and say of each whether nablax and the reference agree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nablax
+from fuzz.case import Case
+
+TOLERANCE = 1e-9
+LARGEST = 1e6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case.
+
+    Attributes:
+        status: ok; mismatch; unnamed (an exception that is no NablaxError, or that one of these was made from); refused
+            (a NablaxError); impossible (JAX cannot differentiate it either); redraw (the reference is not finite, or
+            huge); unstable (two references differ, or other numbers do not repeat the mismatch).
+        detail: for people.
+        error: the exception, if there is one.
+    """
+
+    status: str
+    detail: str = ""
+    error: Exception | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("mismatch", "unnamed")
+
+
+def run(cases: Sequence[Case], second: bool = False) -> list[Outcome]:
+    """The outcomes of cases, compiled together; compared with another nested mode if `second`."""
+    errors: dict[tuple[int, str], Exception] = {}
+    exact = [case.dtype != "float64" for case in cases]
+    names = [case.names() for case in cases]
+    doubles = [case.names(exact=True) if e else n for case, e, n in zip(cases, exact, names, strict=True)]
+    inputs = [(case.arguments(n), case.arguments(d)) for case, n, d in zip(cases, names, doubles, strict=True)]
+
+    def attempt(i: int, what: str, compute: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return compute()
+        except Exception as error:
+            errors[i, what] = error
+            return None
+
+    def everything(inputs: Any) -> Any:
+        found, shared, shared_rounded = [], {}, {}
+        for i, (case, (given, double)) in enumerate(zip(cases, inputs, strict=True)):
+            expected = attempt(i, "expected", lambda: case.expected(doubles[i], double, shared, second))
+            rounded = (
+                attempt(i, "rounded", lambda: case.expected(names[i], given, shared_rounded)) if exact[i] else None
+            )
+            here = case.call.under != "eager" and (i, "expected") not in errors
+            found.append(
+                (expected, rounded, attempt(i, "found", lambda: case.found(names[i], *given)) if here else None)
+            )
+        return found
+
+    try:
+        results = jax.jit(everything)(inputs)
+    except Exception as error:
+        if len(cases) > 1:  # one of them does not compile; find out which
+            return [run([case], second)[0] for case in cases]
+        return [_failure_to_compile(cases[0], error, names[0], inputs[0][0])]
+    outcomes = []
+    for i, (case, (expected, rounded, found)) in enumerate(zip(cases, results, strict=True)):
+        if case.call.under == "eager" and (i, "expected") not in errors:
+            found = attempt(i, "found", lambda: case.found(names[i], *inputs[i][0]))
+        outcomes.append(_judge(case, expected, rounded, found, errors.get((i, "expected")), errors.get((i, "found"))))
+    return outcomes
+
+
+def _judge(
+    case: Case, expected: Any, rounded: Any, found: Any, no_reference: Exception | None, error: Exception | None
+) -> Outcome:
+    if no_reference is not None:
+        return Outcome("impossible", _short(no_reference), no_reference)
+    if not all(np.all(np.isfinite(a)) and np.max(np.abs(a), initial=0) < LARGEST for a in jax.tree.leaves(expected)):
+        return Outcome("redraw")
+    # A named error that wraps another exception hides a fault, as JAX alone has just derived the same model.
+    if isinstance(error, nablax.NablaxError) and (
+        error.__cause__ is None or isinstance(error.__cause__, nablax.NablaxError)
+    ):
+        return Outcome("refused", _short(error), error)
+    if error is not None:
+        return Outcome("unnamed", _short(error), error)
+    return difference(case, expected, rounded, found)
+
+
+def difference(case: Case, expected: Any, rounded: Any, found: Any) -> Outcome:
+    """Same structure and shapes, and numbers that differ by rounding only."""
+    if jax.tree.structure(found) != jax.tree.structure(expected):
+        return Outcome("mismatch", f"structure {jax.tree.structure(found)}, not {jax.tree.structure(expected)}")
+    exact = jax.tree.leaves(expected)
+    plain = jax.tree.leaves(rounded) if rounded is not None else exact
+    scale = max(1.0, *(np.max(np.abs(a), initial=0) for a in exact))
+    for (path, a), b, r in zip(jax.tree_util.tree_leaves_with_path(found), exact, plain, strict=True):
+        where = jax.tree_util.keystr(path)
+        if a.shape != b.shape or a.dtype != r.dtype:
+            return Outcome("mismatch", f"{where} has {a.dtype}{list(a.shape)}, not {r.dtype}{list(b.shape)}")
+        a, b, r = (np.asarray(array).astype(np.complex128) for array in (a, b, r))
+        allowed = TOLERANCE * scale
+        if rounded is not None:
+            noise = np.max(np.abs(r - b), initial=0)
+            allowed = 100 * max(noise, 10 * float(jnp.finfo(case.dtype).eps) * scale)
+        error = np.max(np.abs(a - b), initial=0)
+        if not error <= allowed:
+            return Outcome(
+                "mismatch", f"{where} is off by {error:.2e}; {allowed:.1e} is allowed, the scale is {scale:.1e}"
+            )
+    return Outcome("ok")
+
+
+def confirm(case: Case) -> Outcome:
+    """A failure, unless it is one of rounding at a kink: other numbers repeat it, and two references agree on them."""
+    outcomes = [run([replace(case, seed=case.seed + 300 * n)])[0] for n in range(4)]
+    failed = [n for n, outcome in enumerate(outcomes) if outcome.failed]
+    if outcomes[0].status == "unnamed":
+        return outcomes[0]
+    if 0 not in failed or len(failed) < 2:
+        return Outcome("unstable", f"{outcomes[0].detail}; of four draws {len(failed)} fail")
+    if any(case.program.modes) and all(case.program.modes) and run([case], second=True)[0].status == "ok":
+        return Outcome("unstable", f"{outcomes[0].detail}; two references differ")
+    return outcomes[0]
+
+
+def _failure_to_compile(case: Case, error: Exception, names: dict[str, Any], given: Any) -> Outcome:
+    """Whether JAX fails without nablax too."""
+    try:
+        jax.jit(lambda given: case.expected(names, given, {}))(given)
+    except Exception:
+        return Outcome("impossible", _short(error), error)
+    return Outcome("unnamed", _short(error), error)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
