@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from perceptron import PARAMS, SECOND_ORDER, C, D, X, expected, model
 from reference import assert_close
+from scenarios import Draw
 
 import nablax
 
@@ -80,3 +81,27 @@ def test_none_in_the_parameters():
     """None is an empty tree, as everywhere in JAX."""
     f = lambda p, x: p["k"] * x**2 if p["bias"] is None else x
     assert_close(nablax.jacobian(f)({"k": 2.0, "bias": None}, X[:, 0]), 4 * X[:, 0])
+
+
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("strategy", ["auto", "forward", "adjoint", "forward_over_reverse"])
+def test_layers_of_less_precision_inside(strategy, narrow):
+    """Mixed precision: what is rounded inside is rounded in the derivatives too, to the same dtype."""
+    draw = Draw("mixed precision")
+    params = {"W": draw(5, 3), "V": draw(2, 5)}
+
+    def model(params, x, narrow=narrow):
+        hidden = params["W"].astype(narrow) @ jnp.sin(x).astype(narrow)
+        hidden = jnp.tanh(hidden.astype(x.dtype)) + jnp.exp(-(x[0] ** 2))
+        normed = (hidden - jax.nn.logsumexp(hidden.astype(narrow)).astype(x.dtype)) ** 2
+        return params["V"] @ normed
+
+    X = draw(4, 3)
+    wants = ("jacobian", "hessian") if strategy == "forward_over_reverse" else ("jacobian", "hessian", "laplacian")
+    found = nablax.derivatives(model, *wants, strategy=strategy)(params, X)
+    wide = nablax.derivatives(lambda *args: model(*args, narrow=jnp.float64), *wants)(params, X)
+    tolerance = 0.05 if narrow == jnp.bfloat16 else 1e-6
+    for want in wants:
+        assert found[want].dtype == jnp.float64
+        assert_close(found[want], np.asarray(wide[want]), tolerance, f"{want} ")
+        assert not np.array_equal(found[want], wide[want])

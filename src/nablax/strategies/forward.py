@@ -128,7 +128,9 @@ def _elementwise(
     function = lambda *roots: phi(*roots)[0][0]
     slopes = [derivative(function, i)(*at) for i in range(len(at))]
     curvatures = [derivative(derivative(function, i), j)(*at) for i, j in node.pairs]
-    tangents = sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True))
+    # A node may round (x.astype(jnp.bfloat16)): what is carried on has the dtype of the value.
+    rounded = lambda array: array.astype(outputs[0].dtype)
+    tangents = rounded(sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True)))
     rows = []
     for k, form in enumerate(forms):
         row = sum(
@@ -139,7 +141,7 @@ def _elementwise(
             carried = root.rows[k]
             if carried is not None:
                 row += slope[None] * carried
-        rows.append(row)
+        rows.append(rounded(row))
     return outputs, (tangents, tuple(rows))  # pyright: ignore[reportReturnType]
 
 
