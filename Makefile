@@ -5,6 +5,8 @@
 #   make lint      ruff, pyright and the doctests
 #   make fuzz      random models and options against nested differentiation for 20 minutes;  make fuzz MINUTES=2 SEED=7
 #   make slow      the tests that `make test` leaves out because they take minutes
+#   make coverage  the test suite with the lines that it executes; after it,
+#   make mutants   changes of the engine that no test notices;  make mutants COUNT=50 SEED=7 for a few of them
 #   make clean     remove what the targets above wrote
 # Another interpreter gets an environment of its own: `make test PYTHON=python3.13` uses .venv-3.13.
 
@@ -20,19 +22,21 @@ WORKERS ?= 2
 ARGS ?=
 MINUTES ?= 20
 SEED ?= 0
+COUNT ?= 200
+PROVED := .cache/coverage
 START := $(shell date +%s)
 
 # Compiled programs are kept between test runs: most of the time of a first run is compilation.
-test examples lint: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
-test examples lint: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
-test examples lint: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+test examples lint coverage mutants: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
+test examples lint coverage mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test examples lint coverage mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 
 # Runs a command, says how long the target took (set-up included) and hands on the exit status.
 define timed
 @status=0; $(2) || status=$$?; echo "make $(1): $$(( $$(date +%s) - $(START) )) s (set-up included)"; exit $$status
 endef
 
-.PHONY: demo test examples fuzz slow lint clean
+.PHONY: demo test examples fuzz slow coverage mutants lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-all
@@ -50,6 +54,15 @@ fuzz: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(call timed,slow,$(RUN) -m pytest -n $(WORKERS) -q -m slow $(ARGS))
+
+coverage: $(VENV)/.installed-proofs
+	@mkdir -p $(PROVED)
+	$(call timed,coverage,COVERAGE_FILE=$(PROVED)/data $(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q \
+		--cov=nablax --cov-context=test --cov-report=term-missing:skip-covered --junitxml=$(PROVED)/times.xml $(ARGS))
+
+mutants: export PYTHONPATH = $(CURDIR)/tests
+mutants: $(VENV)/.installed-proofs
+	$(call timed,mutants,$(RUN) -m mutants --count $(COUNT) --seed $(SEED) --workers $(WORKERS) $(ARGS))
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

@@ -57,6 +57,45 @@ def test_wrong_derivative_rule_is_found(order, wants):
             report.raise_if_failed()
 
 
+def by_complex_step(model, *wants):
+    comparisons = nablax.check(model, *wants)(draw(C, C), X).comparisons
+    return {c.want: c for c in comparisons if c.reference == "complex step"}
+
+
+def test_a_complex_step_is_exact_for_holomorphic_models():
+    def loop(p, x):
+        return jax.lax.fori_loop(0, 3, lambda _, h: jnp.tanh(p @ h) / (1.5 + h**2), x)
+
+    for f in (model, loop, wrong_rule(2)):
+        found = by_complex_step(f, "value", "jacobian", "hessian", "divergence")
+        assert set(found) == {"jacobian", "divergence"}
+        assert all(c.passed and c.error < 1e-13 for c in found.values()), found
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda p, x: jax.nn.relu(p @ x),
+        lambda p, x: jnp.abs(p @ x) ** 2,
+        lambda p, x: jax.scipy.special.erf(x),
+        lambda p, x: x * jnp.conj(x),
+        lambda p, x: jnp.real(x) * x,
+        lambda p, x: x.astype(float) ** 2,
+        lambda p, x: jnp.exp(1j * x),
+        lambda p, x: jnp.where(x > 0.1, jnp.exp(x), x),
+    ],
+)
+def test_no_complex_step_where_it_would_be_wrong(f):
+    assert not by_complex_step(f, "jacobian")
+
+
+def test_a_complex_step_finds_a_wrong_rule_that_finite_differences_do_not_see():
+    f = jax.custom_jvp(jnp.sin)
+    f.defjvp(lambda x, v: (jnp.sin(x[0]), (1 + 1e-9) * jnp.cos(x[0]) * v[0]))
+    report = nablax.check(lambda p, x: f(p @ x), "jacobian")(draw(C, C), X)
+    assert [c.reference for c in report.comparisons if not c.passed] == ["complex step"]
+
+
 def test_each_want_fails_when_it_is_wrong(monkeypatch):
     """A strategy that returns numbers 1 % off is found in every want by both references."""
     from nablax.strategies import Derivatives
