@@ -1,6 +1,10 @@
 """Settings of the whole suite: float64, no silent broadcasting between ranks, and a compiler that does not try hard."""
 
+import gc
 import os
+
+# XLA remarks on every program that it finds in the cache of compiled ones; tests read what commands say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest
@@ -18,6 +22,9 @@ flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):  # later versions end the process over a flag that they do not know
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+
+# Programs and graphs are many and stay: looking through all of them for garbage as often as usual takes its time.
+gc.set_threshold(50_000, 20, 50)
 
 # The same examples in every run; a time limit for one example would only measure the compiler, and making a failing
 # example smaller compiles a hundred more of them.

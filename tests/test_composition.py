@@ -73,7 +73,7 @@ def test_inside_a_scan():
     assert_close(descend(loss), descend(plain))
 
 
-@pytest.mark.parametrize("strategy", SECOND_ORDER)
+@pytest.mark.parametrize("strategy", ["forward_over_reverse", "forward", "adjoint"])
 def test_model_that_closes_over_a_traced_value(strategy):
     """Eager gradient by a parameter that the model finds in its closure."""
 
@@ -88,7 +88,7 @@ def test_model_that_closes_over_a_traced_value(strategy):
     assert_close(jax.vmap(loss)(jnp.array([0.3, 0.7]))[1], plain(0.7))
 
 
-@pytest.mark.parametrize("strategy", SECOND_ORDER)
+@pytest.mark.parametrize("strategy", ["forward_over_reverse", "forward", "adjoint"])
 def test_nested_in_itself(strategy):
     """Laplacian of the Laplacian; tangents of two levels must not be confused."""
 

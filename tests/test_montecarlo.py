@@ -258,7 +258,11 @@ def test_gradient_of_the_energy_is_twice_the_force():
 
 @pytest.mark.parametrize(
     "method, step_size",
-    [("metropolis", 0.01), pytest.param("metropolis", 30.0, marks=pytest.mark.slow), ("mala", 0.001)],
+    [
+        pytest.param("metropolis", 0.01, marks=pytest.mark.slow),
+        pytest.param("metropolis", 30.0, marks=pytest.mark.slow),
+        ("mala", 0.001),
+    ],
 )
 def test_samples_have_the_moments_of_the_density(method, step_size):
     """A tree of two kinds of coordinates, correlated; the step size is found from far off."""

@@ -87,7 +87,9 @@ def in_this_way(way):
     return jax.jit(functools.partial(nablax.natural_gradient, **options))
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem", [pytest.param(p, marks=pytest.mark.slow if i % 2 else ()) for i, p in enumerate(PROBLEMS)]
+)
 def test_all_methods_agree_with_the_dense_solution(problem):
     model, params, X, mode = PROBLEMS[problem]
     residual = residual_like(jax.eval_shape(jax.vmap(model, (None, 0)), params, X))

@@ -157,7 +157,12 @@ def expected_of(name, names):
     return found | {each: found[each].real for each in names if each.startswith("fisher")}
 
 
-@pytest.mark.parametrize("name", COMPLEX)
+def by_turns(names):
+    """Every second one is for `make slow`."""
+    return [pytest.param(name, marks=pytest.mark.slow if i % 2 else ()) for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", by_turns(COMPLEX))
 def test_by_real_coordinates(name):
     """The default as soon as something is complex."""
     model, params, X, other = setting(COMPLEX[name])
@@ -236,7 +241,7 @@ def test_real_models_in_both_modes():
 # ---------------------------------------------------------------------------------------------------------- holomorphic
 
 
-@pytest.mark.parametrize("name", HOLOMORPHIC)
+@pytest.mark.parametrize("name", by_turns(HOLOMORPHIC))
 def test_holomorphic(name):
     model, params, X, other = setting(HOLOMORPHIC[name])
     number = list(HOLOMORPHIC).index(name)

@@ -154,7 +154,7 @@ def test_every_quantity(scenario):
     every_quantity(scenario, ALL if scenario in SOME else TURNS[through(scenario)])
 
 
-@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("name", LATER[::2])
 def test_two_quantities(name):
     every_quantity(NAMED[name], TURNS[through(NAMED[name])][:2])
 
@@ -172,7 +172,9 @@ def every_quantity(scenario: ParameterScenario, names: tuple[str, ...]) -> None:
     close(found, expected(scenario, names), scenario.tolerance)
 
 
-@pytest.mark.parametrize("scenario", ALSO_LATER)
+@pytest.mark.parametrize(
+    "scenario", [*ALSO_LATER[::2], *(pytest.param(s, marks=pytest.mark.slow, id=repr(s)) for s in SCENARIOS[1::2])]
+)
 def test_gradient_of_a_loss_by_parameters_and_samples(scenario):
     """Of the value that it goes through too. Where one test is in chunks, the other one is not."""
     chunk_size, name = CHUNKS[(SCENARIOS.index(scenario) + 1) % 3], through(scenario)

@@ -50,7 +50,7 @@ CASES = [
 
 
 def now(scenario: Scenario) -> list[tuple[str, tuple[str, ...]]]:
-    """What `make test` asks of a scenario, to save time: one sweep, and of every third one of the others too. All the
+    """What `make test` asks of a scenario, to save time: one sweep, and of every sixth one of the others too. All the
     rest is for `make slow`.
     """
     served = [(strategy, wants) for s, strategy, wants in CASES if s is scenario and able(s, strategy)]
@@ -58,7 +58,7 @@ def now(scenario: Scenario) -> list[tuple[str, tuple[str, ...]]]:
     by_sweeps = [case for case in served if case[0] in SWEEPS]
     others = [case for case in served if case[0] not in SWEEPS]
     chosen = [by_sweeps[number % len(by_sweeps)]] if by_sweeps else [others[number % len(others)]]
-    return [*chosen, others[number // 3 % len(others)]] if number % 3 == 0 else chosen
+    return [*chosen, others[number // 6 % len(others)]] if number % 6 == 0 else chosen
 
 
 def later(scenario: Scenario, strategy: str, wants: tuple[str, ...]) -> bool:
@@ -107,9 +107,9 @@ def test_all_turns_are_taken():
     assert {turn(scenario, strategy) for scenario in SCENARIOS for strategy in STRATEGIES} == set(TURNS)
 
 
-# Every fourth scenario first, and those alone by `make test`.
-GRADIENTS = [scenario for first in range(4) for scenario in SCENARIOS[first::4]]
-FIRST = len(SCENARIOS[::4])
+# Every eighth scenario first, and those alone by `make test`.
+GRADIENTS = [scenario for first in range(8) for scenario in SCENARIOS[first::8]]
+FIRST = len(SCENARIOS[::8])
 
 
 @pytest.mark.parametrize(
