@@ -52,7 +52,7 @@ def presented(want, y, derivatives, x, weights):
     if want == "value":
         return y
     if want == "divergence":
-        return jnp.trace(J)
+        return jnp.trace(J).astype(jax.tree.leaves(y)[0].dtype)
     if want == "jacobian":
         return as_trees(J, y, x, 1)
     if want == "hessian":
