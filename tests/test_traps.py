@@ -199,5 +199,11 @@ def test_functions_without_a_derivative_are_named(want):
     once = lambda x: jax.lax.igamma(1 + x**2, x**2).sum()
     with pytest.raises(nablax.errors.StrategyError, match="igamma_grad_a"):
         getattr(nablax, want)(once)(X)
-    with pytest.raises(nablax.errors.StrategyError, match="nextafter"):
-        getattr(nablax, want)(lambda x: jax.lax.nextafter(x, 2 * x).sum())(X)
+    beside = lambda x: jax.lax.nextafter(x, 2 * x).sum()
+    try:
+        jax.grad(beside)(X[0])
+    except NotImplementedError:
+        with pytest.raises(nablax.errors.StrategyError, match="nextafter"):
+            getattr(nablax, want)(beside)(X)
+    else:  # JAX has given it a derivative in version 0.12
+        assert not np.any(getattr(nablax, want)(beside)(X))

@@ -25,7 +25,7 @@ CASES = [
         "Write it with other operations; or, if you know that samples are independent, pass assume_independent=True.",
     ),
     Case(
-        "f = nablax.per_sample(lambda M, X: jnp.stack([M @ x for x in X]))\nnablax.hessian(f)(M, X)",
+        "f = nablax.per_sample(lambda M, X: jnp.stack([M @ X[d] for d in range(len(X))]))\nnablax.hessian(f)(M, X)",
         "The program is another one for each number of samples: a Python loop over them, or a branch on len(X).",
         "Use jax.vmap or jax.lax.map in place of the Python loop.",
     ),

@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jaxlib
+import numpy as np
 from jax.core import ShapedArray
+from jax.dtypes import issubdtype
 from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad, batching, mlir
 
@@ -28,6 +30,20 @@ def jaxpr_of(maybe_closed: Any) -> Any:
 def enable_x64(enable: bool = True) -> Any:
     """Context in which float64 exists; JAX moved it to the top level in 0.8."""
     return jax.enable_x64(enable)
+
+
+def expansion(eqn: Any) -> Any | None:
+    """What an equation computes, as a jaxpr, if it stands for other equations and has no derivative of its own.
+
+    From jax 0.12 on `jax.numpy.searchsorted` and `nonzero` are such. One whose result has derivatives may have rules
+    for them: it stays what it is.
+    """
+    stands_for = eqn.params.get("_prim")
+    if not hasattr(stands_for, "expand") or any(issubdtype(var.aval.dtype, np.inexact) for var in eqn.outvars):
+        return None
+    flat = lambda *values: jax.tree.leaves(stands_for.expand(*jax.tree.unflatten(stands_for.in_tree, values)))
+    with eqn.ctx.manager:
+        return jax.make_jaxpr(flat)(*(jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars))
 
 
 def loop_arity(params: dict[str, Any]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from nablax._compat import DOT_GENERAL, jaxpr_of
+from nablax._compat import DOT_GENERAL, expansion, jaxpr_of
 from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
 
@@ -101,8 +101,8 @@ def _inline(
     for eqn in jaxpr.eqns:
         arguments = [read(atom) for atom in eqn.invars]
         here = (eqn.source_info.traceback, *calls)
-        if eqn.primitive in INLINED:
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive in INLINED else expansion(eqn)
+        if inner is not None:
             results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here)
         else:
             results = [Variable(var.aval) for var in eqn.outvars]
