@@ -1,5 +1,6 @@
 """Settings of the whole suite: float64, no silent broadcasting between ranks, and a compiler that does not try hard."""
 
+import collections
 import gc
 import os
 
@@ -37,6 +38,23 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("nablax")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--one-in", type=int, default=1, metavar="N", help="of the cases of each parametrized test only one in N"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    seen = collections.Counter()
+    kept, left_out = [], []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        (left_out if seen[name] % config.getoption("one_in") else kept).append(item)
+        seen[name] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ def network(params, x):
 """
 D, UNIT = 1220, 20
 
+shared = pytest.mark.xdist_group("resume")  # one worker for all tests that need these stores
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
@@ -121,6 +123,7 @@ def same(one: Path, other: Path) -> None:
     assert zarr.open_group(str(one), mode="r").attrs["complete"] is True
 
 
+@shared
 @pytest.mark.parametrize(("where", "kills"), [("files", 2), pytest.param("many_files", 30, marks=pytest.mark.slow)])
 def test_killed_at_random_the_result_is_that_of_a_run_in_peace(where, kills, request):
     files = request.getfixturevalue(where)
@@ -147,6 +150,7 @@ def test_killed_at_random_the_result_is_that_of_a_run_in_peace(where, kills, req
     same(out, files / "peace.zarr")
 
 
+@shared
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
@@ -167,11 +171,13 @@ def test_an_interrupted_run_completes_its_units_and_says_how_to_go_on(files, num
     same(out, files / "peace.zarr")
 
 
+@shared
 def test_two_processes_share_one_store(files, alone):
     wait(*pair(files, files / "two.zarr"))
     same(files / "two.zarr", alone)
 
 
+@shared
 @pytest.mark.slow
 def test_one_of_two_processes_is_killed(files, alone):
     out = files / "half.zarr"
