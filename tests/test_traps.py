@@ -184,6 +184,23 @@ def test_what_a_where_discards_may_be_nan(strategy):
 
 
 @pytest.mark.parametrize("strategy", [*SWEEPS, "auto"])
+def test_entropy_of_what_a_where_sets_to_zero(strategy):
+    """x log x of masked probabilities: its slope at zero is infinite, and must not meet the zero of the ``where``."""
+    mask = np.array([True, False, True])
+    entropy = lambda x: jnp.sum(jax.scipy.special.entr(jnp.where(mask, jnp.exp(x), 0.0)))
+    close(nablax.hessian(entropy, strategy=strategy)(X), jax.vmap(jax.hessian(entropy))(X))
+    assert np.all(nablax.hessian_diagonal(entropy, strategy=strategy)(X)[:, 1] == 0)
+
+
+@pytest.mark.parametrize("strategy", [*SWEEPS, "auto"])
+def test_a_zero_that_no_where_made_does_not_hide_an_infinity(strategy):
+    """(sqrt(x) + sqrt(y))^3 bends infinitely at zero, where its slope is zero: NaN, as in JAX, and never 0."""
+    W = jnp.array([[1.0, 1.0], [1.0, -1.0]])
+    model = lambda x: jnp.where(x[0] > -1, (W @ jnp.sqrt(x)).sum() ** 3, 0.0)
+    assert np.all(np.isnan(nablax.laplacian(model, strategy=strategy)(jnp.zeros((1, 2)))))
+
+
+@pytest.mark.parametrize("strategy", [*SWEEPS, "auto"])
 def test_softmax_of_a_row_that_is_masked_completely(strategy):
     """Attention of a padded token: 0 / 0 in the middle of softmax, 0 behind the mask, and so are the derivatives."""
     mask = np.array([[True, True, False], [False, False, False]])

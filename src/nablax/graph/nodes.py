@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from nablax._compat import CUSTOM_JVP, SCAN, loop_arity
+from nablax._compat import CUSTOM_JVP, SCAN, SELECT, loop_arity
 from nablax.graph.classify import JAX, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 
@@ -301,8 +301,16 @@ def derivative(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
     return along
 
 
-def pulled(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
-    """The same derivative in reverse mode, which is zero, not NaN, for an entry that phi begins with discarding."""
+def first_derivative(node: Node) -> Callable[[Callable[..., Any], int], Callable[..., Any]]:
+    """How to derive the function of an elementwise node once: in reverse mode if it chooses between values.
+
+    The derivative is zero then, not NaN, for an entry that the node begins with discarding.
+    """
+    return _pulled if any(eqn.primitive is SELECT for eqn in node.equations) else derivative
+
+
+def _pulled(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
+    """The same as `derivative`, in reverse mode."""
 
     def at(*roots: Any) -> Any:
         y, pull = jax.vjp(lambda root: phi(*roots[:i], root, *roots[i + 1 :]), roots[i])

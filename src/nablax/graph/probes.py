@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nablax._compat import SELECT
 from nablax.graph.inline import Equation, Variable
-from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, pulled, read
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +80,7 @@ def run(
             if nudges is not None:
                 outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
             readings.append(roots)
-            seconds.append(_second(step, values, roots))
+            seconds.append(_second(step, values, roots, outputs))
             taken += 1
         values.update(zip(step.outputs + step.others, outputs + others, strict=True))
     return [read(values, o) for o in program.flat.outputs], readings, seconds
@@ -104,10 +103,10 @@ def _run_loop(loop: Loop, values: Values, nudges: list[Any] | None) -> tuple[lis
     return [*carry, *stacked], readings, seconds
 
 
-def _second(node: Node, values: Values, roots: tuple[Any, ...]) -> list[Any]:
-    """What the local second derivative of a node needs besides its roots."""
+def _second(node: Node, values: Values, roots: tuple[Any, ...], outputs: tuple[Any, ...]) -> list[Any]:
+    """What the local second derivative of a node needs besides its roots; of an elementwise one also its value."""
     if node.kind is Kind.ELEMENTWISE:
-        return second_derivatives(node, values, roots)
+        return [*second_derivatives(node, values, roots), outputs[0]]
     if node.kind is Kind.OPAQUE:
         return [values[a] for a in captured(node)]
     return []
@@ -123,5 +122,5 @@ def captured(node: Node) -> tuple[Variable, ...]:
 def second_derivatives(node: Node, values: Values, roots: tuple[Any, ...]) -> list[Any]:
     """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
     phi = lambda *roots: node.function(values)(*roots)[0][0]
-    first = pulled if any(eqn.primitive is SELECT for eqn in node.equations) else derivative
+    first = first_derivative(node)
     return [derivative(first(phi, i), j)(*roots) for i, j in node.pairs]

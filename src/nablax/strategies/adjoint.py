@@ -128,12 +128,14 @@ def _pairs(
     """(lambda phi''_ij, J_i, J_j) of an elementwise node, for each of its pairs.
 
     What a ``where`` discards may be NaN or infinite. JAX stops it at the ``where``; here it would be multiplied with
-    the zero that the ``where`` left in another factor. So an entry with a zero factor is left out.
+    the zero that the ``where`` left in another factor. So an entry is left out that does not bend, or whose value is
+    NaN and of which no output knows. (An adjoint of zero alone is not enough: sqrt(x)^3 has one at zero, too.)
     """
-    for (i, j), curvature in zip(node.pairs, second, strict=True):
+    *curvatures, value = second
+    for (i, j), curvature in zip(node.pairs, curvatures, strict=True):
         scaled, left, right = adjoint * curvature[None], J[i], J[j]
         if discards:
-            out = ((curvature == 0) | jnp.all(adjoint == 0, axis=0))[None]
+            out = ((curvature == 0) | (jnp.isnan(value) & jnp.all(adjoint == 0, axis=0)))[None]
             scaled, left = jnp.where(out, 0, scaled), jnp.where(out, 0, left)
             right = left if i == j else jnp.where(out, 0, right)
         yield scaled, left, right

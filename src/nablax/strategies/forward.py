@@ -25,7 +25,7 @@ from jax import Array
 
 from nablax.graph import Bound
 from nablax.graph.inline import Constant, Equation, Variable
-from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, read
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
 from nablax.strategies.base import Derivatives, Strategy, Wants
 from nablax.strategies.forms import Form
 from nablax.strategies.nested import first_order_partials, forward_jacobian
@@ -126,8 +126,9 @@ def _elementwise(
     """
     outputs, _ = phi(*at)
     function = lambda *roots: phi(*roots)[0][0]
-    slopes = [derivative(function, i)(*at) for i in range(len(at))]
-    curvatures = [derivative(derivative(function, i), j)(*at) for i, j in node.pairs]
+    first = first_derivative(node)
+    slopes = [first(function, i)(*at) for i in range(len(at))]
+    curvatures = [derivative(first(function, i), j)(*at) for i, j in node.pairs]
     # A node may round (x.astype(jnp.bfloat16)): what is carried on has the dtype of the value.
     rounded = lambda array: array.astype(outputs[0].dtype)
     tangents = rounded(sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True)))
