@@ -13,6 +13,7 @@ from error_cases import Case
 MODEL = "import jax.numpy as jnp\n\ndef network(x):\n    return jnp.sin(x)\n\nSIZE = 3\n"
 TEXTS = {
     "model.py": MODEL,
+    "module.py": "import equinox, jax\n\nnet = equinox.nn.Linear(3, 2, key=jax.random.key(0))\n",
     "broken.py": MODEL.replace("import jax.numpy as jnp", "WEIGHT = jnp.ones(3)"),
     "text.csv": "age,bmi\n51,24.1\n48,unknown\n",
     "numbers.csv": "51,24.1\n48,22.9\n",
@@ -63,6 +64,7 @@ def prepare(folder: Path) -> None:
     np.save(folder / "objects.npy", np.array([{}, None]), allow_pickle=True)
     np.savez(folder / "two.npz", train=X, test=X)
     np.savez(folder / "params.npz", **{"hidden": X, "hidden/bias": X})
+    np.savez(folder / "weights.npz", W=X)
     np.savez(folder / "strings.npz", activation=np.array("tanh"))
     whole = (folder / "X.npy").read_bytes()
     (folder / "truncated.npy").write_bytes(whole[:-10])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nablax._per_sample import per_sample
     from nablax._transforms import derivatives, divergence, hessian, hessian_diagonal, jacobian, laplacian
     from nablax.graph.classify import Table
+    from nablax.models import from_model
 
 _HOME = {
     "jacobian": "nablax._transforms",
@@ -35,6 +36,7 @@ _HOME = {
     "per_sample_gradients": "nablax._parameters",
     "ParameterJacobian": "nablax._operator",
     "natural_gradient": "nablax._natural_gradient",
+    "from_model": "nablax.models",
     "check": "nablax._check",
     "explain": "nablax._explain",
     "Table": "nablax.graph.classify",
@@ -56,6 +58,7 @@ __all__ = [
     "divergence",
     "errors",
     "explain",
+    "from_model",
     "hessian",
     "hessian_diagonal",
     "jacobian",

@@ -63,7 +63,8 @@ class _OnData:
     """What derive and check have in common."""
 
     model: tyro.conf.Positional[str]
-    """The model of one sample: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. The file is code and is run."""
+    """The model of one sample: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; or the name of a model of Flax NNX,
+    Equinox, Keras or PyTorch. The file is code and is run."""
     inputs: str
     """Samples on axis 0: a .npy, .npz (FILE.npz:NAME), .zarr, .csv or .parquet file."""
     params: MaybePath = None
@@ -298,8 +299,18 @@ def _load(command: _OnData, scratch: Path | None = None) -> tuple[Any, Any, Any]
     import jax
 
     jax.config.update("jax_enable_x64", command.precision == "float64")
+    model = load_model(command.model)
+    from nablax.models import from_model, library_of
+
+    if library := library_of(model):
+        if params is not None:
+            raise OptionError(
+                f"--params was given, but {command.model} is a model of {library}, with its own parameters. Leave it "
+                "out; or write a function of params and x that calls the model."
+            )
+        params, model = from_model(model)
     params = jax.tree.map(lambda a: a.astype(command.precision) if a.dtype.kind == "f" else a, params)
-    return load_model(command.model), params, inputs
+    return model, params, inputs
 
 
 if __name__ == "__main__":
