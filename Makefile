@@ -2,6 +2,7 @@
 #   make demo      train a small network on real data, derive it, draw a picture      (demo-output/)
 #   make test      the test suite;  make test ARGS="-k hessian" for a part of it
 #   make examples  every example in its quick form, and the code of the documentation
+#   make docs      the documentation as pages in docs/_build/html
 #   make lint      ruff, pyright and the doctests
 #   make fuzz      random models and options against nested differentiation for 20 minutes;  make fuzz MINUTES=2 SEED=7
 #   make slow      the tests that `make test` leaves out because they take minutes
@@ -36,7 +37,7 @@ define timed
 @status=0; $(2) || status=$$?; echo "make $(1): $$(( $$(date +%s) - $(START) )) s (set-up included)"; exit $$status
 endef
 
-.PHONY: demo test examples fuzz slow coverage mutants lint clean
+.PHONY: demo test examples fuzz slow coverage mutants docs lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-all
@@ -63,6 +64,9 @@ coverage: $(VENV)/.installed-proofs
 mutants: export PYTHONPATH = $(CURDIR)/tests
 mutants: $(VENV)/.installed-proofs
 	$(call timed,mutants,$(RUN) -m mutants --count $(COUNT) --seed $(SEED) --workers $(WORKERS) $(ARGS))
+
+docs: $(VENV)/.installed-docs
+	$(call timed,docs,$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html)
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

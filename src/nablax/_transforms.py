@@ -60,7 +60,7 @@ def jacobian(
 
     Raises:
         nablax.NablaxError: one of the classes in `nablax.errors`; each message says what was given, what was expected,
-        what to do.
+            what to do.
 
     Cost:
         C tangent passes or A reverse passes through the model for each sample.
