@@ -288,6 +288,29 @@ def test_torch_errors():
     assert set(nablax.from_model(model)[0]) == set(params) - {"0.bias"}
 
 
+def test_tied_parameters_of_torch():
+    """Under whichever of its names it is kept, a tied parameter is a parameter, with one derivative for all its uses."""
+    of_torch("mlp")
+    import torch
+
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.z, self.a = torch.nn.Linear(3, 3, bias=False).double(), torch.nn.Linear(3, 3, bias=False).double()
+            self.a.weight = self.z.weight
+
+        def forward(self, x):
+            return torch.tanh(self.a(torch.tanh(self.z(x))))
+
+    model, X = Tied(), samples("mlp")
+    params, f = nablax.from_model(model)
+    assert len(params) == 1
+    (found,) = nablax.parameter_jacobian(f)(params, X).tree().values()
+    W = jnp.asarray(model.z.weight.detach().numpy())
+    expected = jax.vmap(jax.jacobian(lambda W, x: jnp.tanh(W @ jnp.tanh(W @ x))), (None, 0))(W, X)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------- training and state
 
 

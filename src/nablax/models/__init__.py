@@ -129,9 +129,9 @@ def _function(apply: Apply, rngs: tuple[str, ...], name: str) -> Callable[..., P
         return apply(params, {}, *args)
 
     def with_key(params: PyTree, *args: Any) -> PyTree:
-        *args, key = args
+        *others, key = args
         keys = [key] if len(rngs) == 1 else jax.random.split(key, len(rngs))
-        return apply(params, dict(zip(rngs, keys, strict=True)), *args)
+        return apply(params, dict(zip(rngs, keys, strict=True)), *others)
 
     function = with_key if rngs else without_keys
     function.__name__ = function.__qualname__ = name

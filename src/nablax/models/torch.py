@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 from nablax._types import PyTree
 from nablax.models import Apply
@@ -22,7 +22,9 @@ def adapt(model: Any, variables: None, rngs: tuple[str, ...], options: dict[str,
     refuse_rounding({name: value.detach().numpy(force=True) for name, value in model.named_parameters()})
     torchax = _torchax()
     states, call = torchax.extract_jax(model)
-    names = {name for name, value in model.named_parameters() if value.requires_grad}
+    # All names of tied parameters: torchax keeps one of them, and not the one that torch does.
+    named = model.named_parameters(remove_duplicate=False)
+    names = {name for name, value in named if value.requires_grad}
     params = {name: value for name, value in states.items() if name in names}
     rest = {name: value for name, value in states.items() if name not in names}
 
@@ -35,7 +37,7 @@ def adapt(model: Any, variables: None, rngs: tuple[str, ...], options: dict[str,
 def _torchax() -> Any:
     try:
         with _without_named_dimensions():
-            import torchax
+            import torchax  # pyright: ignore[reportMissingImports]
 
             torchax.default_env()
     except ImportError as error:
