@@ -27,6 +27,7 @@ from nablax.graph.nodes import Kind, Node
 from nablax.graph.probes import Probe, captured, probes
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
+from nablax.strategies.forward import pushed
 from nablax.strategies.nested import join, real_parts
 from nablax.strategies.sweep import Request
 
@@ -47,6 +48,8 @@ class Adjoint(Strategy):
     def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         request = Request(wants, v.size, weights)
         y, columns, tangents, readings, seconds, rest = _forward(f, v, request.directions(v))
+        if f.graph.discards:
+            columns = pushed(f, v, request.directions(v))[0].tangents
         nodes = probes(f.graph.program)
         adjoints, outputs = _adjoints(f, v, nodes)
         curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))

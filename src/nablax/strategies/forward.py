@@ -55,18 +55,29 @@ class Forward(Strategy):
     max_order = 2
 
     def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
+        if wants.order < 2 and f.graph.discards:
+            moved, rest = pushed(f, v, jnp.eye(v.size, dtype=v.dtype))
+            return first_order_partials(Derivatives(moved.value, moved.tangents.T, rest=rest), wants)
         if wants.order < 2:
             jacobian, (y, rest) = forward_jacobian(f)(v)
             return first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
         request = Request(wants, v.size, weights)
         forms = tuple(request.forms.values())
-        start = Moving(v, request.directions(v), (None,) * len(forms))
-        y, *rest = sweep(f.graph.program, [*f.others, start], forms)
-        if not isinstance(y, Moving):
-            y = Moving(y, jnp.zeros((len(request.coordinates), *y.shape), y.dtype), (None,) * len(forms))
-        rows = [_rows_or_zeros(r, form, y.value) for r, form in zip(y.rows, forms, strict=True)]
-        rest = [r.value if isinstance(r, Moving) else r for r in rest]
-        return request.results(y.value, y.tangents, dict(zip(request.forms, rows, strict=True)), rest)
+        moved, rest = pushed(f, v, request.directions(v), forms)
+        rows = [_rows_or_zeros(r, form, moved.value) for r, form in zip(moved.rows, forms, strict=True)]
+        return request.results(moved.value, moved.tangents, dict(zip(request.forms, rows, strict=True)), rest)
+
+
+def pushed(f: Bound, v: Array, directions: Array, forms: tuple[Form, ...] = ()) -> tuple[Moving, list[Any]]:
+    """(y with its tangents along `directions` and the rows of `forms`, rest).
+
+    Unlike `jax.jvp`, it does not meet an infinite slope of what a ``where`` discards.
+    """
+    start = Moving(v, directions, (None,) * len(forms))
+    y, *rest = sweep(f.graph.program, [*f.others, start], forms)
+    if not isinstance(y, Moving):
+        y = Moving(y, jnp.zeros((len(directions), *y.shape), y.dtype), (None,) * len(forms))
+    return y, [r.value if isinstance(r, Moving) else r for r in rest]
 
 
 def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...]) -> list[Any]:
@@ -128,7 +139,7 @@ def _elementwise(
     function = lambda *roots: phi(*roots)[0][0]
     first = first_derivative(node)
     slopes = [first(function, i)(*at) for i in range(len(at))]
-    curvatures = [derivative(first(function, i), j)(*at) for i, j in node.pairs]
+    curvatures = [derivative(first(function, i), j)(*at) for i, j in node.pairs] if forms else []
     # A node may round (x.astype(jnp.bfloat16)): what is carried on has the dtype of the value.
     rounded = lambda array: array.astype(outputs[0].dtype)
     tangents = rounded(sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True)))
