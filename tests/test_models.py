@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+from itertools import product
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -190,8 +191,20 @@ def of_keras(kind):
 LIBRARIES = {"nnx": of_nnx, "linen": of_linen, "equinox": of_equinox, "haiku": of_haiku, "keras": of_keras}
 
 
-@pytest.mark.parametrize("kind", SHAPES)
-@pytest.mark.parametrize("library", LIBRARIES)
+# Every library and every kind of network; the other pairs take a minute.
+FIRST = {
+    ("nnx", "transformer"),
+    ("linen", "conv"),
+    ("haiku", "transformer"),
+    ("keras", "conv"),
+    *product(LIBRARIES, ["mlp"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("library", "kind"),
+    [pytest.param(*pair, marks=() if pair in FIRST else pytest.mark.slow) for pair in product(LIBRARIES, SHAPES)],
+)
 def test_the_table(library, kind):
     given, model, own = LIBRARIES[library](kind)
     X = samples(kind)

@@ -154,7 +154,7 @@ def test_every_quantity(scenario):
     every_quantity(scenario, ALL if scenario in SOME else TURNS[through(scenario)])
 
 
-@pytest.mark.parametrize("name", LATER[::2])
+@pytest.mark.parametrize("name", [*LATER[::4], *(pytest.param(n, marks=pytest.mark.slow) for n in LATER[2::4])])
 def test_two_quantities(name):
     every_quantity(NAMED[name], TURNS[through(NAMED[name])][:2])
 
@@ -173,7 +173,11 @@ def every_quantity(scenario: ParameterScenario, names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", [*ALSO_LATER[::2], *(pytest.param(s, marks=pytest.mark.slow, id=repr(s)) for s in SCENARIOS[1::2])]
+    "scenario",
+    [
+        *ALSO_LATER[::4],
+        *(pytest.param(s, marks=pytest.mark.slow, id=repr(s)) for n, s in enumerate(SCENARIOS) if n % 4),
+    ],
 )
 def test_gradient_of_a_loss_by_parameters_and_samples(scenario):
     """Of the value that it goes through too. Where one test is in chunks, the other one is not."""
