@@ -26,12 +26,25 @@ import jax.numpy as jnp
 import numpy as np
 
 import nablax
-from error_cases import Case, arguments, coupling, files, libraries, models, montecarlo, options, parameters, stores
+from error_cases import (
+    Case,
+    arguments,
+    coupling,
+    files,
+    libraries,
+    models,
+    montecarlo,
+    options,
+    parameters,
+    pictures,
+    results,
+    stores,
+)
 from nablax import errors
 
 PAGE = Path(__file__).with_name("errors.md")
 SOURCE = Path(nablax.__file__).parent
-PARTS = (options, arguments, models, libraries, coupling, parameters, montecarlo, files, stores)
+PARTS = (options, arguments, models, libraries, coupling, parameters, montecarlo, results, pictures, files, stores)
 CASES = [case for part in PARTS for case in part.CASES]
 
 HEAD = """# Errors

@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import json
+import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow
 import pytest
@@ -305,6 +307,83 @@ def test_an_interrupt_before_there_is_a_store(folder, capsys, monkeypatch):
     assert run(f"{DERIVE} --out d.zarr --quiet") == 130
     assert capsys.readouterr().err == "nablax: interrupted.\n"
     assert not Path("d.zarr").exists()
+
+
+def test_explain_says_what_would_be_done(folder, capsys):
+    line = "explain model.py:network --params p.npz --inputs X.npy --of hessian"
+    assert run(line) == 0
+    text = capsys.readouterr().out
+    assert "2 outputs, 4 inputs, 17 samples; wants hessian" in text
+    assert "chosen" in text
+    assert run(f"{line} --samples 5 --strategy forward --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["outputs"], found["inputs"], found["samples"], found["strategy"]) == (2, 4, 5, "forward")
+    assert all(candidate["seconds"] is None for candidate in found["candidates"])
+    assert run(f"{line} --measure --json") == 0
+    served = [c for c in json.loads(capsys.readouterr().out)["candidates"] if c["why_not"] is None]
+    assert len(served) >= 4
+    assert all(candidate["seconds"] > 0 for candidate in served)
+    assert run(f"{line} --samples 0") == 2
+    assert "zero samples" in capsys.readouterr().err
+
+
+def test_reports_are_json_that_other_programs_read(folder, capsys):
+    assert run(f"{DERIVE} --of jacobian --out d.zarr --quiet --json") == 0
+    wrote = json.loads(capsys.readouterr().out)
+    assert (wrote["samples"], wrote["rows"][0]["shape"]) == (17, [17, 2, 4])
+    assert run("check model.py:network --params p.npz --inputs X.npy --json") == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["passed"] is True
+    assert {c["reference"] for c in checked["comparisons"]} >= {"nested AD in float64", "finite differences"}
+    (folder / "wrong.py").write_text(WRONG)
+    np.save("ones.npy", np.ones((2, 3), np.float32))
+    assert run("check wrong.py:network --inputs ones.npy --json") == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
+    np.save("minus.npy", -np.ones((2, 3), np.float32))
+    assert run("derive model.py:root --inputs minus.npy --out r.zarr --on-nonfinite warn --quiet --json") == 0
+    row = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["rows"][0]  # NaN is not JSON
+    assert row["lowest"] is None
+    assert row["nonfinite"] > 0
+
+
+def test_verbose_speaks_on_stderr(folder, capsys):
+    assert run(f"{DERIVE} --of jacobian squared_norms --out d.zarr --quiet --json --verbose") == 0
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    assert f"jax {jax.__version__}" in captured.err
+    assert "X.npy: 17x4, float32; 36 parameters; computed in float32" in captured.err
+    assert "wants jacobian" in captured.err
+
+
+def test_help_of_each_command_has_examples(capsys):
+    for command in ("derive", "inspect", "explain", "check", "demo", "completion"):
+        with pytest.raises(SystemExit) as ended:
+            run(f"{command} --help")
+        assert ended.value.code == 0
+        assert f"Examples:\n  nablax {command} " in capsys.readouterr().out
+
+
+def test_a_shell_completes_commands_and_options(tmp_path):
+    script = subprocess.run(
+        [sys.executable, "-m", "nablax.cli", "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    (tmp_path / "nablax.sh").write_text(script)
+    ask = (
+        f"source {tmp_path / 'nablax.sh'}; COMP_WORDS=(nablax insp); COMP_CWORD=1; _tyro_nablax; "
+        "echo ${COMPREPLY[@]}; COMP_WORDS=(nablax derive --on); COMP_CWORD=2; _tyro_nablax; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["inspect", "--on-nonfinite"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder):
+    store.run(jnp.sin, ["jacobian"], np.ones((3, 2), np.float32), folder / "d.zarr", progress=False)
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, "-m", "nablax.cli", "inspect", "d.zarr"]
+    done = subprocess.run(line, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_debug_shows_the_traceback(folder):

@@ -11,6 +11,8 @@ from scenarios import Draw
 
 import nablax
 from nablax import errors
+from nablax.strategies import BUILT_IN
+from nablax.strategies.nested import refused_by_jax
 
 A, C, D = 2, 3, 5
 draw = Draw("test_errors")
@@ -462,3 +464,13 @@ def test_messages_say_three_things():
         assert len(text) > 60
         assert "\n" not in text
         assert "  " not in text
+
+
+@pytest.mark.parametrize("name", ["forward_over_reverse", "reverse_over_reverse", "forward_over_forward"])
+def test_jax_is_not_blamed_for_a_model_that_it_can_differentiate(name):
+    """Complex outputs, and integers beside them, are no reason; a callback is."""
+    strategy = next(strategy for strategy in BUILT_IN if strategy.name == name)
+    served = lambda v: (jnp.exp(1j * v), (jnp.arange(3),))
+    assert not refused_by_jax(served, jnp.ones(2), strategy, 2)
+    refused = lambda v: (jax.pure_callback(np.sin, v, v), ())
+    assert refused_by_jax(refused, jnp.ones(2), strategy, 2)

@@ -196,3 +196,21 @@ def test_what_it_does_not_accept():
         nablax.explain(model, "hessian")({"name": "tanh"}, X)
     with raises(errors.StrategyError, "'reverse' cannot serve this call"):
         nablax.explain(model, "hessian", strategy="reverse")((W, V), X)
+
+
+def test_what_a_session_shows_is_short():
+    """Everything that is looked at by typing its name."""
+    M, X = jnp.ones((2, 4)), jnp.linspace(0.0, 1.0, 32).reshape(8, 4)
+    model = lambda M, x: jnp.tanh(M @ x)
+    O = nablax.parameter_jacobian(model)(M, X)
+    shown = {
+        "plan ": nablax.explain(model, "hessian")(M, X),
+        "nablax.check: ": nablax.check(model, "jacobian")(M, X),
+        "ParameterJacobian of 8 samples": O,
+        "adjoint of ParameterJacobian of 8 samples": O.T,
+        f"{len(nablax.default_table.elementwise)} elementwise": nablax.default_table,
+    }
+    for words, thing in shown.items():
+        assert words in repr(thing)
+        assert len(repr(thing).splitlines()) <= 25
+        assert str(thing) == repr(thing)

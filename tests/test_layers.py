@@ -14,7 +14,7 @@ SOURCE = Path(nablax.__file__).parent
 
 # What each part may import of nablax, besides itself and the base. A part that is not named here is an application of
 # the library (store, cli, models ..): it may import everything, and nothing that is named here may import it.
-BASE = ("_errors", "_types", "_compat", "_layout", "_version")
+BASE = ("_errors", "_types", "_compat", "_layout", "_dimensions", "_json", "_heat", "_version")
 ALLOWED = {
     "base": (),
     "graph": (),
@@ -39,6 +39,7 @@ TRANSFORMS = (
     "_operands",
     "_programs",
     "_operator",
+    "_to_xarray",
     "_parameters",
     "_natural_gradient",
     "_per_sample",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nablax._version import __version__
 
 if TYPE_CHECKING:
-    from nablax import errors, montecarlo, store
+    from nablax import errors, montecarlo, plot, store
     from nablax._check import check
     from nablax._errors import NablaxError
     from nablax._explain import explain
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nablax._parameters import parameter_jacobian, per_sample_gradients
     from nablax._partials import partials
     from nablax._per_sample import per_sample
+    from nablax._to_xarray import to_xarray
     from nablax._transforms import derivatives, divergence, hessian, hessian_diagonal, jacobian, laplacian
     from nablax.graph.classify import Table
     from nablax.models import from_model
@@ -37,6 +38,7 @@ _HOME = {
     "ParameterJacobian": "nablax._operator",
     "natural_gradient": "nablax._natural_gradient",
     "from_model": "nablax.models",
+    "to_xarray": "nablax._to_xarray",
     "check": "nablax._check",
     "explain": "nablax._explain",
     "Table": "nablax.graph.classify",
@@ -44,6 +46,7 @@ _HOME = {
     "NablaxError": "nablax._errors",
     "errors": "nablax.errors",
     "montecarlo": "nablax.montecarlo",
+    "plot": "nablax.plot",
     "store": "nablax.store",
 }
 
@@ -69,7 +72,9 @@ __all__ = [
     "partials",
     "per_sample",
     "per_sample_gradients",
+    "plot",
     "store",
+    "to_xarray",
 ]
 
 

@@ -16,6 +16,7 @@ from nablax._call import ByName, transform
 from nablax._compat import enable_x64
 from nablax._diagnose import Kink, Origin, kinks, origin
 from nablax._errors import CheckFailedError, OptionError
+from nablax._json import as_json
 from nablax._layout import Layout
 from nablax._options import Options
 from nablax._sample import OneSample
@@ -76,6 +77,10 @@ class CheckReport:
     def passed(self) -> bool:
         return all(comparison.passed for comparison in self.comparisons)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {"passed": self.passed, **as_json(self)}
+
     def raise_if_failed(self) -> None:
         """Raise `CheckFailedError` with the table, unless every comparison passed."""
         if not self.passed:
@@ -86,7 +91,7 @@ class CheckReport:
                 "rule of the model is wrong; if nested AD in float64 differs, please report it with the model."
             )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         head = f"nablax.check: {self.samples} samples, {self.dtype}"
         width = max(len(c.want) for c in self.comparisons)
         rows = [

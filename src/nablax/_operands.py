@@ -43,6 +43,17 @@ class Coordinates:
         """B."""
         return sum(size * parts for size, parts in zip(self.layout.sizes, self.parts, strict=True))
 
+    def names(self) -> list[str]:
+        """What each coordinate is called: the path of its leaf and its place in it, ``layers/0/w[3,2]``."""
+        tree = jax.tree.unflatten(self.layout.treedef, range(len(self.parts)))
+        found = []
+        for path, k in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            shape, parts = self.layout.shapes[k], self.parts[k]
+            leaf = jax.tree_util.keystr(path, simple=True, separator="/") or "p"
+            entries = [leaf + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(*shape)]
+            found += entries if parts == 1 else [f"{part} {entry}" for part in ("re", "im") for entry in entries]
+        return found
+
     def flat(self, tree: PyTree) -> Array:
         """The coordinates of a tree like the parameters as one vector (B,)."""
         leaves = zip(jax.tree.leaves(tree), self.parts, strict=True)

@@ -71,6 +71,11 @@ class ParameterJacobian(eqx.Module):
         """Bytes that `dense` would take."""
         return self._operands.nbytes_dense
 
+    @property
+    def parameter_names(self) -> list[str]:
+        """What each of the B coordinates is called: the path of its leaf and its place there, ``layers/0/w[3,2]``."""
+        return self._operands.coordinates.names()
+
     def __repr__(self) -> str:
         o = self._operands
         treated = (", centred" if o.mean is not None else "") + (", weighted" if o.scale is not None else "")
@@ -356,6 +361,9 @@ class AdjointParameterJacobian(eqx.Module):
     """The adjoint of a `ParameterJacobian`, see `ParameterJacobian.T`."""
 
     T: ParameterJacobian
+
+    def __repr__(self) -> str:
+        return f"adjoint of {self.T!r}"
 
     def __matmul__(self, w: Any) -> PyTree:
         operator = self.T

@@ -17,6 +17,12 @@ WANTS: tuple[str, ...] = ("value", "jacobian", "hessian", "hessian_diagonal", "l
 INPUT_AXES = {"value": 0, "jacobian": 1, "hessian": 2, "hessian_diagonal": 1, "laplacian": 0, "divergence": 0}
 """How many axes C the result of each want has."""
 
+BY_PARAMETERS = ("parameter_jacobian", "squared_norms")
+"""Results for single samples that are derivatives by the parameters."""
+
+OF_PAIRS = ("gram",)
+"""Results for all pairs of samples."""
+
 SECOND_ORDER: frozenset[str] = frozenset({"hessian", "hessian_diagonal", "laplacian"})
 
 

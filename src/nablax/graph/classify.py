@@ -32,6 +32,10 @@ class Table:
     elementwise: frozenset[Any]
     bilinear: frozenset[Any]
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(known)} {kind}" for kind, known in vars(self).items())
+        return f"Table of primitives: {counts}"
+
     def extended(
         self,
         *,

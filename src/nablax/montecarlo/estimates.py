@@ -40,6 +40,9 @@ class Estimate(eqx.Module):
     effective_samples: Array
     r_hat: Array
 
+    def __repr__(self) -> str:
+        return eqx.tree_pformat(self, short_arrays=False)
+
 
 def expectation(log_density: Model, f: Callable[..., Array]) -> Callable[..., Estimate]:
     """The mean of f over samples of a density p, differentiable any number of times by the parameters of both.

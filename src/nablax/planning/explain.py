@@ -12,6 +12,7 @@ from typing import Any
 import jax.extend.core as jex
 
 from nablax._compat import jaxpr_of
+from nablax._json import as_json
 from nablax.graph import Graph
 from nablax.graph.lines import line_of
 from nablax.graph.nodes import Kind, Loop, Node, Program
@@ -90,13 +91,17 @@ class Explanation:
     nodes: tuple[Nodes, ...]
     opaque: tuple[Opaque, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return as_json(self)
+
     @property
     def fastest(self) -> Candidate | None:
         """The candidate that took the least time; None where nothing was measured."""
         timed = [c for c in self.candidates if c.seconds is not None]
         return min(timed, key=lambda c: c.seconds or 0.0) if timed else None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         parts = ["\n".join(f"{name:<8}  {line}" for name, text in self._facts() for name, line in _wrapped(name, text))]
         for head, rows, notes in self._tables():
             parts.append("\n".join([*_aligned(head, rows), *(f"  {note}" for note in notes)]))

@@ -13,13 +13,13 @@ import jax
 import numpy as np
 
 from nablax._errors import BatchSizeError, DataError, MemoryBudgetError
-from nablax._types import INPUT_AXES, Model, PyTree
+from nablax._types import BY_PARAMETERS, INPUT_AXES, OF_PAIRS, Model, PyTree
 from nablax.planning.memory import readable
 from nablax.store.identity import Identity, digest_of_model, digest_of_tree, versions
 from nablax.store.inputs import digest
 from nablax.store.layout import UNIT_BYTES, Unit, axes, filled, of_all, pair_size, unit_size, units
 from nablax.store.pipeline import COMPUTING, IN_FLIGHT
-from nablax.store.programs import BY_PARAMETERS, OF_PAIRS, Blocks, Program, Question, chosen_devices
+from nablax.store.programs import Blocks, Program, Question, chosen_devices
 from nablax.store.report import peak_bytes
 from nablax.store.samples import Samples
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from nablax._dimensions import dimension_names, output_rank
 from nablax._errors import OptionError
-from nablax._types import INPUT_AXES
 
 UNIT_BYTES = 2**23
 """Inputs and results of one unit, if the caller does not say how many samples it holds: 8 MiB."""
@@ -91,8 +91,8 @@ def axes(
     y = x  # that is what a divergence needs
     for want, array in results.items():
         if want != "divergence":
-            y = array.shape[1 : 1 + _output_rank(want, len(array.shape), len(x))]
-    dimensions = {want: _dimension_names(want, len(y), len(x)) for want in results}
+            y = array.shape[1 : 1 + output_rank(want, len(array.shape), len(x))]
+    dimensions = {want: dimension_names(want, len(y), len(x)) for want in results}
     used = {axis for names in dimensions.values() for axis in names}
     names: dict[str, list[str]] = {}
     for option, given, letter, shape, axes in (
@@ -106,28 +106,6 @@ def axes(
             )
         names |= {axis: [str(name) for name in given] for axis in axes if given is not None and axis in used}
     return dimensions, names
-
-
-def _output_rank(want: str, rank: int, input_rank: int) -> int:
-    """How many axes y has, from those of a result."""
-    if want == "gram":
-        return rank // 2 - 1
-    return rank - 1 - (INPUT_AXES[want] * input_rank if want in INPUT_AXES else want == "parameter_jacobian")
-
-
-def _dimension_names(want: str, output_rank: int, input_rank: int) -> tuple[str, ...]:
-    """Names of the axes of one want: sample, output, input, input_2; numbered where x or y have several axes."""
-
-    def axes(name: str, rank: int, again: str = "") -> list[str]:
-        return [name + again] if rank == 1 else [f"{name}{k}{again}" for k in range(rank)]
-
-    outputs = [] if want == "divergence" else axes("output", output_rank)
-    if want == "gram":
-        return ("sample", *outputs, "sample_2", *axes("output", output_rank, "_2"))
-    if want not in INPUT_AXES:
-        return ("sample", *outputs, *(["parameter"] if want == "parameter_jacobian" else []))
-    inputs = [name for again in ("", "_2")[: INPUT_AXES[want]] for name in axes("input", input_rank, again)]
-    return ("sample", *outputs, *inputs)
 
 
 def filled(block: np.ndarray, size: int) -> np.ndarray:

@@ -6,25 +6,21 @@ import functools
 import math
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nablax._errors import DataError
+from nablax._heat import BLUE, FEW, Heat, labels
 from nablax.store.means import Measured, measure, pieces_of_pairs, pieces_of_samples
 from nablax.store.report import Row
 from nablax.store.summary import StoreSummary, inspect_store
 from nablax.store.zarr_inputs import StoredRows
 
-BLUE = "#2166ac"
 COLUMNS = 3
-LONG = 16
-"""Letters of a label."""
-
-LABELLED, LABELLED_OUTPUTS, FEW = 30, 8, 12
-"""Up to so many features and outputs have a label each; few labels are large."""
+LABELLED, LABELLED_OUTPUTS = 30, 8
+"""Up to so many features and outputs have a label each."""
 
 SEPARATE = 4
 """Hessians of up to so many outputs are drawn one by one, of more their sum."""
@@ -140,11 +136,11 @@ def _means(summary: StoreSummary, row: Row, mean: np.ndarray) -> Iterator[Panel]
     axes = summary.axes[row.name][1:]
     A = math.prod(n for n, axis in zip(mean.shape, axes, strict=True) if axis.startswith("output"))
     C = math.prod(n for n, axis in zip(mean.shape, axes, strict=True) if axis.startswith("input") and axis[-2:] != "_2")
-    outputs, named = _labels(summary.names.get("output"), A, LABELLED_OUTPUTS), "output" in summary.names
-    inputs = _labels(summary.names.get("input"), C, LABELLED)
+    outputs, named = labels(summary.names.get("output"), A, LABELLED_OUTPUTS), "output" in summary.names
+    inputs = labels(summary.names.get("input"), C, LABELLED)
     name, absolute = row.name.replace("_", " "), _is_absolute(row)
     words = f"mean |{name}|" if absolute else f"mean {name}"
-    heat = functools.partial(_Heat, columns=inputs, column="input", signed=not absolute, unit=UNITS[row.name])
+    heat = functools.partial(Heat, columns=inputs, column="input", signed=not absolute, unit=UNITS[row.name])
     if row.name != "hessian":
         yield heat(mean.reshape(A, C), words, rows=outputs, row="output").draw
     elif A > SEPARATE:
@@ -156,7 +152,7 @@ def _means(summary: StoreSummary, row: Row, mean: np.ndarray) -> Iterator[Panel]
             yield heat(values, words + which[k], rows=inputs, row="input").draw
 
 
-def _pairs(summary: StoreSummary, row: Row, array: StoredRows) -> _Heat:
+def _pairs(summary: StoreSummary, row: Row, array: StoredRows) -> Heat:
     """The Gram matrix of the first samples, summed over the outputs."""
     half, count = len(array.shape) // 2, min(array.shape[0], PAIRS)
     index: list[Any] = [slice(None)] * (2 * half)
@@ -167,77 +163,7 @@ def _pairs(summary: StoreSummary, row: Row, array: StoredRows) -> _Heat:
     title = f"gram, samples 0 to {count - 1}" + (f",\nsum over {A} outputs" if A > 1 else "")
     if complex_ := np.iscomplexobj(values):
         values = np.abs(values)
-    return _Heat(values, title, None, "sample", not complex_, UNITS[row.name], None, "sample")
-
-
-@dataclass(frozen=True, eq=False)
-class _Heat:
-    """A matrix as an image.
-
-    Attributes:
-        values: NaN is left white.
-        title: above it.
-        columns, column: labels of the columns, None if they are too many, and what they are.
-        signed: whether zero is the middle of the colours, or one end.
-        unit: of the values.
-        rows, row: as columns and column.
-    """
-
-    values: np.ndarray
-    title: str
-    columns: list[str] | None
-    column: str
-    signed: bool
-    unit: str
-    rows: list[str] | None
-    row: str
-
-    def draw(self, axis: Any) -> None:
-        """Draw it on some axes."""
-        largest = float(np.max(np.abs(self.values), where=np.isfinite(self.values), initial=0.0)) or 1.0
-        image = axis.imshow(
-            self.values,
-            cmap="RdBu_r" if self.signed else "Purples",
-            vmin=-largest if self.signed else 0,
-            vmax=largest,
-            aspect="equal" if self.row == self.column else "auto",
-            interpolation="nearest",
-        )
-        if self.columns:
-            axis.set_xticks(range(len(self.columns)), self.columns, **_size(self.columns), **_turned(self.columns))
-        if self.rows:
-            axis.set_yticks(range(len(self.rows)), self.rows, **_size(self.rows))
-        for one, labels in ((axis.xaxis, self.columns), (axis.yaxis, self.rows)):
-            if not labels:
-                one.get_major_locator().set_params(integer=True)
-        axis.set_title(self.title)
-        axis.set_xlabel(self.column)
-        axis.set_ylabel(self.row)
-        bar = axis.figure.colorbar(image, ax=axis, pad=0.02, aspect=40)
-        bar.set_label(self.unit)
-
-
-def _size(labels: list[str]) -> dict[str, Any]:
-    return {"fontsize": 7 if len(labels) > FEW else 9}
-
-
-def _turned(labels: list[str]) -> dict[str, Any]:
-    """How labels below an image do not run into each other."""
-    if max(map(len, labels)) <= 2:
-        return {}
-    if len(labels) > FEW:
-        return {"rotation": 90}
-    return {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-
-
-def _labels(names: tuple[str, ...] | None, count: int, most: int) -> list[str] | None:
-    """What the rows or columns of an image are called: their names or numbers; None if they are too many."""
-    if count > most:
-        return None
-    if names is None or len(names) != count:
-        return [str(k) for k in range(count)]
-    # Either end of a long name may be what tells it from others.
-    return [name if len(name) <= LONG else f"{name[: LONG // 2]}…{name[-LONG // 2 + 1 :]}" for name in names]
+    return Heat(values, title, None, "sample", not complex_, UNITS[row.name], None, "sample")
 
 
 def _is_absolute(row: Row) -> bool:

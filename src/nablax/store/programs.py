@@ -15,13 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import nablax
 from nablax._cache import join_model, split_model
 from nablax._errors import MemoryBudgetError, OptionError
-from nablax._types import INPUT_AXES, Model, PyTree
-
-BY_PARAMETERS = ("parameter_jacobian", "squared_norms")
-"""Wants of single samples that are derivatives by the parameters."""
-
-OF_PAIRS = ("gram",)
-"""Wants of all pairs of samples."""
+from nablax._types import BY_PARAMETERS, INPUT_AXES, OF_PAIRS, Model, PyTree
 
 Blocks = tuple[jax.Array, ...]
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from nablax._json import as_json
+
 
 @dataclass(frozen=True)
 class Row:
@@ -69,7 +71,11 @@ class RunReport:
     devices: int
     halved: tuple[int, ...] = ()
 
-    def __str__(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it: null for the range of a want of which nothing is finite."""
+        return as_json(self)
+
+    def __repr__(self) -> str:
         lines = table(self.rows)
         memory = "" if not self.peak_mebibytes else f"; peak memory {self.peak_mebibytes:.0f} MiB"
         lines += [f"{row.name} is not finite in samples {row.where}" for row in self.rows if row.nonfinite]

@@ -19,14 +19,13 @@ from tqdm import tqdm
 
 from nablax._errors import DataError, NonFiniteError, OptionError
 from nablax._options import checked_model
-from nablax._types import Model, PyTree
+from nablax._types import BY_PARAMETERS, OF_PAIRS, Model, PyTree
 from nablax.planning.memory import bytes_of
 from nablax.store.identity import differences
 from nablax.store.interrupts import Interrupts, RunInterrupted, noticed
 from nablax.store.job import WANTS, Budget, Job, Layout, Programs
 from nablax.store.layout import Unit
 from nablax.store.pipeline import stream
-from nablax.store.programs import BY_PARAMETERS, OF_PAIRS
 from nablax.store.report import RunReport, Statistics, merged, peak_bytes, row_of, statistics
 from nablax.store.samples import Samples
 from nablax.store.zarr_store import Target, check_free, check_room, create, find

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nablax._errors import DataError
+from nablax._json import as_json
 from nablax.store.records import Records
 from nablax.store.report import Row, merged, row_of, table
 
@@ -60,9 +61,9 @@ class StoreSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON has it: null for the range of a want of which nothing is finite."""
-        return _as_json(asdict(self))
+        return as_json(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         used = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return "\n".join(
             [
@@ -173,11 +174,3 @@ def _joined(spans: list[Any]) -> tuple[tuple[int, int], ...]:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _as_json(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _as_json(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_as_json(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node

@@ -1,0 +1,7 @@
+"""``python -m nablax.cli`` is ``nablax``."""
+
+import sys
+
+from nablax.cli import main
+
+sys.exit(main())
