@@ -11,6 +11,7 @@ import jaxlib
 import numpy as np
 from jax.core import ShapedArray
 from jax.dtypes import issubdtype
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad, batching, mlir
 
@@ -78,6 +79,44 @@ def bilinear_primitive(
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     ad.defbilinear(primitive, by_first, by_second)
     batching.primitive_batchers[primitive] = batched
+    return primitive
+
+
+def fence_primitive(name: str) -> Any:
+    """The identity, as a primitive behind which XLA on a CPU does not fuse.
+
+    A call that must not be inlined survives its optimisations; `jax.lax.optimization_barrier` does not.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(lambda x: x)
+    primitive.def_abstract_eval(lambda x: x)
+    identity = jax.jit(lambda x: x)
+
+    def called(x: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return identity(x)
+
+    mlir.register_lowering(primitive, lambda ctx, x: [x])
+    mlir.register_lowering(primitive, mlir.lower_fun(called, multiple_results=False), platform="cpu")
+    ad.primitive_jvps[primitive] = lambda primals, tangents: (primitive.bind(*primals), *tangents)
+    batching.defvectorized(primitive)
+    return primitive
+
+
+def unary_primitive(name: str, compute: Callable[[Any], Any], derivative: Callable[[Any, Any], Any]) -> Any:
+    """A primitive of one operand that acts on every entry by itself.
+
+    Args:
+        name: its name in printed jaxprs.
+        compute: ``x -> result`` in other primitives.
+        derivative: ``(tangent, x) -> tangent of the result``.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    ad.defjvp(primitive, derivative)
+    batching.defvectorized(primitive)
     return primitive
 
 

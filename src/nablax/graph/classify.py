@@ -14,6 +14,7 @@ from typing import Any
 from jax.extend.core import primitives as p
 
 from nablax.graph.dense import dense_p
+from nablax.graph.once import cosine_p, sine_p
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ JAX = Table(
     elementwise=_FLAT
     | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")
     | _present("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "atan2")
-    | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "mul", "div", "one_minus_square"),
+    | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "mul", "div", "one_minus_square")
+    | {sine_p, cosine_p},
     bilinear=_present("mul", "dot_general", "conv_general_dilated") | {dense_p},
 )
 

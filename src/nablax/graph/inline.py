@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from nablax._compat import DOT_GENERAL, expansion, jaxpr_of
 from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
+from nablax.graph.once import ONCE
 
 
 class Variable:
@@ -114,11 +115,13 @@ def _inline(
 
 
 def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable], calls: tuple[Any, ...]) -> Equation:
-    """The equation itself, a product with a matrix as a dense layer."""
+    """The equation itself; a product with a matrix as a dense layer, and a sine as one that is computed once."""
     primitive, params = eqn.primitive, eqn.params
     if primitive is DOT_GENERAL and (found := as_dense(tuple(var.aval for var in eqn.invars), params)):
         (x, W), params = found
         primitive, arguments = dense_p, (arguments[x], arguments[W])
+    elif primitive in ONCE and results[0].aval.dtype.kind == "f" and params.get("accuracy") is None:
+        primitive, params = ONCE[primitive], {}
     return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx, calls)
 
 

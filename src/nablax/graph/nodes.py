@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from nablax._compat import CUSTOM_JVP, SCAN, SELECT, loop_arity
-from nablax.graph.classify import JAX, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
+from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 
 Values = Mapping[Variable, Any]
@@ -110,6 +110,16 @@ class Program:
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(step for step in self.steps if isinstance(step, Node))
+
+    @cached_property
+    def straight(self) -> frozenset[Variable]:
+        """The variables that depend on the varying inputs by linear maps without kinks: their tangents are constant."""
+        found = self.varying.intersection(self.flat.inputs)
+        for node in self.nodes:
+            bent = node.kind is not Kind.LINEAR or any(eqn.primitive in KINKS for eqn in node.equations)
+            if not bent and found.issuperset(node.roots):
+                found = found.union(node.outputs)
+        return found
 
 
 def program(flat: Flat, varying: Sequence[Variable], table: Table = JAX) -> Program:

@@ -30,10 +30,12 @@ class Probe:
     Attributes:
         node: the node.
         lengths: the lengths of the scans around it, which are the leading axes of its readings.
+        straight: whether it is elementwise and its tangents are the same for every x: products of them need one sample.
     """
 
     node: Node
     lengths: tuple[int, ...] = ()
+    straight: bool = False
 
     def zero_nudge(self) -> tuple[Any, ...]:
         """A nudge of zero for every output of the node."""
@@ -47,7 +49,8 @@ def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
         if isinstance(node, Loop):
             found += probes(node.body, (*lengths, node.equations[0].params["length"]))
         elif node.kind is not Kind.LINEAR:
-            found.append(Probe(node, lengths))
+            straight = node.kind is Kind.ELEMENTWISE and not lengths and program.straight.issuperset(node.roots)
+            found.append(Probe(node, lengths, straight))
     return found
 
 

@@ -22,7 +22,7 @@ from nablax.graph.inline import Constant, Equation
 from nablax.graph.nodes import Kind, Loop, Node, Program
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
-from nablax.strategies.adjoint import FEW
+from nablax.strategies.adjoint import FEW, pairs_pay
 
 ENTRY = 12.0
 BATCHED = 3.0
@@ -110,6 +110,9 @@ def _bend_adjoint(bend: Bend, A: int, C: int, couples: int, full: bool) -> float
     if entrywise and A * C <= FEW:
         return ENTRY * A * C * C * bend.size * bend.pairs
     local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)
+    pairs = C * (C + 1) // 2
+    if pairs_pay(A, C):
+        return pairs * (local + BATCHED * A * bend.size * bend.pairs)
     return A * C * local + BATCHED * A * C * C * bend.size * bend.pairs
 
 
@@ -165,7 +168,7 @@ def working_set(problem: Problem, strategy: Strategy) -> float:
     rows, couples = problem.second_rows
     held = {
         "forward": C + rows,
-        "adjoint": C + A * (C if "hessian" in problem.wants.names else 1),
+        "adjoint": C + (min(A * C, C * (C + 1) // 2) if "hessian" in problem.wants.names else A),
         "forward_over_forward": C * C if "hessian" in problem.wants.names else 2 * couples,
     }.get(strategy.name, A * (1 + C))
     if problem.wants.order < 2:

@@ -13,9 +13,9 @@ from nablax.planning.cost import working_set
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
 
-CACHE_BYTES = 10 * 2**20
-"""Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
-chunks stream through main memory."""
+CACHE_BYTES = 6 * 2**20
+"""Working set of a chunk on a CPU: what stays in the outer cache, also with what a gradient keeps of it, and is large
+enough to keep every core busy with each operation. Larger chunks stream through main memory."""
 
 MEMORY_BYTES = 2**31
 """Working set of a chunk on an accelerator."""

@@ -54,18 +54,30 @@ class Adjoint(Strategy):
         adjoints, outputs = _adjoints(f, v, nodes)
         curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))
 
-        def total(form: Form) -> Array:
-            """The rows of a form (k, A), summed over the nodes; (A, n, n) for all pairs."""
-            whole = isinstance(form, Pairs) and form.is_triangle and form.count > 1
-            contract = _whole if whole else _rows
-            shape = (outputs, form.count, form.count) if whole else (form.rows, outputs)  # pyright: ignore
-            sum_ = jnp.zeros(shape, adjoints_dtype)
-            for node in curved:
-                sum_ += contract(form, *node, f.graph.discards).real
-            return join(sum_, y, axis=0 if whole else 1)
+        def summed(contract: Any, form: Form, nodes: list[Any], shape: tuple[int, ...], axis: int) -> Array:
+            zero = jnp.zeros(shape, y.real.dtype)
+            return join(sum((contract(form, *node, f.graph.discards).real for node in nodes), zero), y, axis=axis)
 
-        adjoints_dtype = y.real.dtype
+        def total(form: Form) -> Array:
+            """The rows of a form (k, A), summed over the nodes; (A, n, n) where some go output by output."""
+            by_output = isinstance(form, Pairs) and form.is_triangle and not pairs_pay(outputs, form.count)
+            pairs, others = [], []
+            for node in curved:
+                (others if by_output and not node[0].straight else pairs).append(node)
+            rows = summed(_rows, form, pairs, (form.rows, outputs), 1)
+            if not others:
+                return rows
+            whole = summed(_whole, form, others, (outputs, form.count, form.count), 0)  # pyright: ignore
+            return whole + form.matrix(rows) if pairs else whole  # pyright: ignore
+
         return request.results(y, columns, {name: total(form) for name, form in request.forms.items()}, rest)
+
+
+def pairs_pay(outputs: int, directions: int) -> bool:
+    """Whether a Hessian is contracted pair by pair, n (n + 1) / 2 products of tangents for all outputs, and not output
+    by output, A n products with adjoints for all directions.
+    """
+    return directions + 1 < 2 * outputs or directions == 1
 
 
 def _forward(f: Bound, v: Array, directions: Array) -> tuple[Any, ...]:
@@ -91,8 +103,9 @@ def _adjoints(f: Bound, v: Array, nodes: list[Probe]) -> tuple[list[Tangents], i
 def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
+        multiply = _large_products if probe.straight else _products
         return _sum(
-            _products(_flat(form.products(left, right)), _flat(scaled))
+            multiply(_flat(form.products(left, right)), _flat(scaled))
             for scaled, left, right in _pairs(probe.node, second, J, adjoint[0], discards)
         )
 
@@ -152,7 +165,12 @@ def _products(rows: Array, scaled: Array) -> Array:
     """sum_h rows[k,h] scaled[a,h]: (k, A)."""
     if rows.shape[0] * scaled.shape[0] <= FEW**2:
         return _total(rows[:, None] * scaled[None])
-    return contraction("kh,ah->ka", rows, scaled)
+    return _large_products(rows, scaled)
+
+
+def _large_products(rows: Array, scaled: Array) -> Array:
+    """The same as one matrix product. Rows that are the same for all samples stay what they are, unmoved."""
+    return contraction("ah,kh->ak", scaled, rows).T
 
 
 def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:

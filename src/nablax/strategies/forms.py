@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nablax.strategies.pairs import pair_products
+
 
 class Form(ABC):
     """Some second derivatives, each a row."""
@@ -86,11 +88,17 @@ class Pairs(Form):
             return tangents, tangents
         return tangents[np.array(self.first)], tangents[np.array(self.second)]
 
+    def products(self, first: Array, second: Array) -> Array:
+        if self.first == self.second:
+            return super().products(first, second)
+        rows = lambda left, right: pair_products(left, right, self.first, self.second)
+        return rows(first, second) if first is second else rows(first, second) + rows(second, first)
+
     def matrix(self, rows: Array) -> Array:
         """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle."""
-        place = np.zeros((self.count, self.count), int)
-        place[self.first, self.second] = place[self.second, self.first] = np.arange(self.rows)
-        return jnp.moveaxis(rows[place], -1, 0)
+        parts = jax.lax.split(jnp.moveaxis(rows, 0, -1), range(self.count, 0, -1), axis=1)
+        upper = jnp.stack([jnp.pad(part, ((0, 0), (c, 0))) for c, part in enumerate(parts)], axis=1)
+        return jnp.where(np.tri(self.count, dtype=bool), jnp.swapaxes(upper, 1, 2), upper)
 
 
 @dataclass(frozen=True, eq=False)

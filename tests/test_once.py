@@ -1,0 +1,124 @@
+"""Values that are computed once, and products of pairs: the same numbers under every transformation of JAX."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import nablax
+from nablax.graph.inline import inline
+from nablax.graph.once import cosine_p, once, sine_p
+from nablax.strategies.forms import Pairs
+from nablax.strategies.pairs import pair_products
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
+
+
+def test_once_is_the_identity_under_every_transformation():
+    x = draw(5)
+    f = lambda x: jnp.sum(once(x) ** 3)
+    np.testing.assert_array_equal(jax.jit(once)(x), x)
+    np.testing.assert_array_equal(jax.vmap(once)(draw(3, 5)), draw(3, 5))
+    check_grads(f, (x,), order=3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(jax.hessian(f)))(draw(3, 5)), jax.vmap(jnp.diag)(6 * draw(3, 5)))
+
+
+@pytest.mark.parametrize("primitive, numpy", [(sine_p, np.sin), (cosine_p, np.cos)], ids=["sin", "cos"])
+def test_sine_and_cosine(primitive, numpy):
+    x = draw(3, 4)
+    np.testing.assert_allclose(jax.jit(jax.vmap(primitive.bind))(x), numpy(x), rtol=1e-14)
+    check_grads(primitive.bind, (x,), order=4)
+    third = jax.grad(jax.grad(jax.grad(lambda x: primitive.bind(x))))
+    expected = {np.sin: -np.cos(0.7), np.cos: np.sin(0.7)}[numpy]
+    np.testing.assert_allclose(jax.jit(third)(0.7), expected, rtol=1e-14)
+
+
+def count(program, operation):
+    return len(re.findall(rf"= f\d\d\S* {operation}\(", program))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA on a CPU computes sines again")
+def test_sines_of_a_compiled_model_are_computed_once():
+    """Two layers: two sines and two cosines, however many directions and orders read them. Plain JAX computes more."""
+    W, V, X = draw(3, 64), draw(64, 64), draw(128, 3)
+    model = lambda W, x: jnp.sin(jnp.sin(x @ W) @ V)
+    compiled = lambda f: jax.jit(f).lower(W, X).compile().as_text()
+    ours = compiled(nablax.derivatives(model, "value", "laplacian", strategy="forward"))
+    assert (count(ours, "sine"), count(ours, "cosine")) == (2, 2)
+    plain = compiled(jax.vmap(lambda W, x: jnp.trace(jax.hessian(model, 1)(W, x), axis1=1, axis2=2), (None, 0)))
+    assert count(plain, "sine") + count(plain, "cosine") > 4
+
+
+def test_what_stands_for_jax_is_chosen_where_it_computes_the_same():
+    names = lambda f, x: [eqn.primitive for eqn in inline(jax.make_jaxpr(f)(x)).equations]
+    assert names(jnp.sin, 1.0) == [sine_p]
+    assert sine_p not in names(jnp.sin, 1.0j)
+    exact = lambda x: jax.lax.sin(x, accuracy=jax.lax.AccuracyMode.HIGHEST)
+    assert sine_p not in names(exact, jnp.float32(1.0))
+
+
+PAIRS = {
+    "triangle": Pairs.triangle(4),
+    "some": Pairs((0, 2, 2, 1), (3, 2, 0, 1), 4),
+    "diagonal": Pairs.diagonal(4),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+class TestPairs:
+    def plain(self, form, x, y):
+        return x[np.array(form.first)] * y[np.array(form.second)]
+
+    def test_products_and_their_derivatives(self, name):
+        form, x, y = PAIRS[name], draw(4, 5), draw(4, 5) + 1
+        ours = lambda x, y: pair_products(x, y, form.first, form.second)
+        np.testing.assert_array_equal(ours(x, y), self.plain(form, x, y))
+        check_grads(ours, (x, y), order=2)
+        check_grads(lambda x: form.products(x, x), (x,), order=2)
+
+    @pytest.mark.parametrize("mapped", [(0, 0), (0, None), (None, -1)], ids=str)
+    def test_mapped_and_its_gradient(self, name, mapped):
+        form = PAIRS[name]
+        grow = lambda a, place: a if place is None else jnp.stack([a, 2 * a, a - 1], place)
+        args = [grow(a, place) for a, place in zip((draw(4, 5), draw(4, 5) + 1), mapped, strict=True)]
+        loss = lambda f: lambda x, y: jnp.sum(jax.vmap(f, mapped)(x, y) ** 3)
+        ours, plain = lambda x, y: pair_products(x, y, form.first, form.second), lambda x, y: self.plain(form, x, y)
+        for a, b in zip(*(jax.jit(jax.grad(loss(f), (0, 1)))(*args) for f in (ours, plain)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_the_gradient_of_pairs_scatters_nothing():
+    """What the primitive is for."""
+    form = Pairs.triangle(4)
+    loss = lambda x: jnp.sum(jax.vmap(lambda x: form.products(x, x))(x) ** 2)
+    assert "scatter" not in str(jax.make_jaxpr(jax.grad(loss))(draw(3, 4, 5)))
+
+
+def test_the_matrix_of_a_triangle():
+    form, rows = Pairs.triangle(3), jnp.arange(12.0).reshape(6, 2)
+    one = np.array([[0, 2, 4], [2, 6, 8], [4, 8, 10]])
+    np.testing.assert_array_equal(form.matrix(rows), np.stack([one, one + 1]))
+    infinite = form.matrix(rows.at[1, 0].set(jnp.inf))
+    assert np.sum(~np.isfinite(infinite)) == 2  # what is not finite stays where it is
+
+
+@pytest.mark.parametrize("outputs, inputs", [(1, 3), (2, 5), (7, 3)])
+def test_first_layers_whose_tangents_are_those_of_all_samples(outputs, inputs):
+    """Behind a linear map, curvature is contracted with products of its columns; elsewhere sample by sample."""
+    W, V, U, X = draw(inputs, 6), draw(6, 6), draw(6, outputs), draw(4, inputs)
+    for model in (
+        lambda W, x: jnp.tanh(jnp.tanh(x @ W + 1) @ V) @ U,
+        lambda W, x: jnp.tanh(jax.nn.relu(x @ W) @ V) @ U,
+        lambda W, x: (jnp.sin(x @ W) * jnp.exp(0.3 * (x @ W))) @ U,
+    ):
+        ours = nablax.hessian(model, strategy="adjoint")(W, X)
+        plain = jax.vmap(jax.hessian(model, 1), (None, 0))
+        np.testing.assert_allclose(ours, plain(W, X), rtol=1e-10, atol=1e-12)
+        loss = lambda f: lambda W: jnp.sum(f(W, X) ** 2)
+        by_ours = jax.grad(loss(nablax.hessian(model, strategy="adjoint")))(W)
+        np.testing.assert_allclose(by_ours, jax.grad(loss(plain))(W), rtol=1e-9, atol=1e-11)
