@@ -36,6 +36,15 @@ def text_of_call(monkeypatch, f, *args):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("want", ["jacobian", "hessian", "laplacian"])
+def test_a_mesh_of_one_device(kind, want):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,), devices=jax.devices()[:1])
+    placed = jax.device_put(X, NamedSharding(mesh, PartitionSpec("data")))
+    derive = getattr(nablax, want)(model)
+    assert_close(derive(PARAMS, placed), derive(PARAMS, X))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("names", ["data", ("data", "more")], ids=str)
 def test_results_stay_where_the_samples_are(kind, names, monkeypatch):
     spread = jax.device_put(X, NamedSharding(mesh_of(kind), PartitionSpec(names)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax.core import Tracer
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nablax._types import PyTree
 from nablax.batching.axes import Batch, InAxes, find_batch
@@ -65,7 +65,11 @@ def _placement(leaf: Any) -> Placement:
     if not isinstance(leaf, jax.Array):
         return None
     sharding = jax.typeof(leaf).sharding if isinstance(leaf, Tracer) else leaf.sharding
-    return sharding if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+    if not isinstance(sharding, NamedSharding):
+        return None
+    # One device too, where its axes are explicit: the types inside the chunks would name them.
+    spread = sharding.mesh.size > 1 or AxisType.Explicit in sharding.mesh.axis_types
+    return sharding if spread else None
 
 
 def find_shards(
