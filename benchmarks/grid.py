@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from benchmarks.cells import CELLS, cell
 from benchmarks.report import write_report
 from benchmarks.task import Task
+from benchmarks.verdict import column
 from benchmarks.versions import commit, environment
 
 # A Python error that reaches the top is a bug of the worker, not of the contender that was busy.
@@ -82,7 +84,9 @@ def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace
         families = ["nablax", *options.peers] if options.nablax else options.peers
         chunks = [None, 8] if options.quick else [None, *options.chunks]
         rounds, seconds = (2, 0.02) if options.quick else (options.rounds, options.seconds)
-        task = Task(name, want, gradient, D, families, chunks, rounds, seconds, folder, options.torch_compile)
+        task = Task(
+            name, want, gradient, D, families, chunks, rounds, seconds, folder, options.torch_compile, options.turn
+        )
         found = run_worker("worker", task, options.limit)
         if "torch" in families and task.reference.exists():
             task.skip = {}
@@ -117,6 +121,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.35, help="time for each contender, over all its turns")
     parser.add_argument("--limit", type=float, default=120.0, help="wall-clock seconds for one step of a contender")
     parser.add_argument("--scale", type=int, default=1, help="multiplies the samples (16 on a GPU)")
+    parser.add_argument("--jobs", type=int, default=1, help="squares at once, on a GPU: timed one by one")
     parser.add_argument("--quick", action="store_true", help="few samples, two rounds: does everything run?")
     parser.add_argument("--quick-samples", type=int, default=16)
     parser.add_argument("--out", type=Path, default=RESULTS / "grid", help="path without suffix")
@@ -140,12 +145,17 @@ def main(arguments: list[str] | None = None) -> None:
             for gradient in (False, True)
             if options.through == "both" or gradient == (options.through == "gradient")
         ]
-        for number, (name, want, gradient) in enumerate(todo, 1):
-            print(f"[{number}/{len(todo)}] {name}: {'gradient through ' * gradient}{want}", flush=True)
-            square = run_square(name, want, gradient, options)
-            same = lambda old, new=square: all(old[key] == new[key] for key in ("cell", "want", "gradient"))
-            document["squares"] = [old for old in document["squares"] if not same(old)] + [square]
-            file.write_text(json.dumps(document, indent=1))  # after each square: a run that is cut short is not lost
+        with tempfile.NamedTemporaryFile() as turn, ThreadPoolExecutor(options.jobs) as pool:
+            options.turn = turn.name if options.jobs > 1 else None
+            running = [pool.submit(run_square, *job, options) for job in todo]
+            for number, done in enumerate(as_completed(running), 1):
+                square = done.result()
+                print(
+                    f"[{number}/{len(todo)}] {square['cell']}, {column(square)}: {square['took_s']:.0f} s", flush=True
+                )
+                same = lambda old, new=square: all(old[key] == new[key] for key in ("cell", "want", "gradient"))
+                document["squares"] = [old for old in document["squares"] if not same(old)] + [square]
+                file.write_text(json.dumps(document, indent=1))  # a run that is cut short is not lost
     print(write_report(document, options.out))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ class Task:
         seconds: time for each contender.
         folder: scratch folder; the float64 reference is kept there for the torch worker.
         torch_compile: whether torch.compile is tried.
+        turn: a file that is locked while contenders are timed, where several squares run at once.
         skip: contenders that already hung or crashed, with the reason.
     """
 
@@ -37,6 +41,7 @@ class Task:
     seconds: float
     folder: str
     torch_compile: bool = True
+    turn: str | None = None
     skip: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -46,6 +51,17 @@ class Task:
     @property
     def reference(self) -> Path:
         return Path(self.folder) / f"{self.cell}-{self.want}-{self.gradient}.npz"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other square is timed meanwhile; others may compile."""
+        if self.turn is None:
+            yield
+            return
+        with open(self.turn, "w") as file:
+            event("waits for its turn")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

@@ -107,11 +107,12 @@ def run(task: Task) -> list[dict[str, Any]]:
     if task.rounds > 2:
         compared = [c for c in entered if c.name in (plain, "nablax:auto") and c.name in runs]
         compile_again(compared, (params, X), results)
-    times = alternate(runs, rounds=task.rounds, seconds=task.seconds, keep=("nablax:auto",), event=event)
-    last = head_to_head(times, {c.name: c.family for c in entered})
-    again = {name: runs[name] for name in last}
-    for name, more in alternate(again, rounds=task.rounds, seconds=task.seconds, keep=last, event=event).items():
-        times[name] += more
+    with task.alone():
+        times = alternate(runs, rounds=task.rounds, seconds=task.seconds, keep=("nablax:auto",), event=event)
+        last = head_to_head(times, {c.name: c.family for c in entered})
+        again = {name: runs[name] for name in last}
+        for name, more in alternate(again, rounds=task.rounds, seconds=task.seconds, keep=last, event=event).items():
+            times[name] += more
     for name, taken in times.items():
         results[name] |= {"seconds": statistics.median(taken), "fastest": min(taken), "runs": len(taken)}
     return list(results.values())

@@ -11,6 +11,8 @@ project = "nablax"
 author = "The nablax authors"
 release = __version__
 html_title = f"nablax {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 myst_enable_extensions = ["dollarmath"]
@@ -23,8 +25,6 @@ autodoc_typehints = "none"  # the docstrings say more than the types
 napoleon_custom_sections = ["Result", "Cost"]  # sections of plain text
 default_role = "code"
 html_math_renderer = "mathml"
-
-STYLED = '<math style="padding: 0.4em 0; overflow-y: hidden"'
 
 # What means the same in reStructuredText: code, and lines of examples.
 CODE = re.compile(r"(``.*?``|`[^`]*`|^ *>>> [^\n]*(?:\n *[^\s>][^\n]*)*)", re.DOTALL | re.MULTILINE)
@@ -42,8 +42,7 @@ def formula(display):
     """Formulas become MathML, which browsers draw by themselves: pages need no network and no script."""
 
     def visit(translator, node):
-        # Without the padding the theme shows scroll bars beside large signs.
-        translator.body.append(convert(node.astext(), display=display).replace("<math", STYLED, 1))
+        translator.body.append(convert(node.astext(), display=display))
         raise SkipNode
 
     return visit

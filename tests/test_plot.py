@@ -187,3 +187,18 @@ def test_both_matrices_of_a_complex_jacobian_have_one_spectrum():
 def test_what_cannot_be_drawn_is_an_error(draw, message):
     with pytest.raises((errors.OptionError, errors.InputTypeError), match=message):
         draw()
+
+
+def test_names_that_differ_in_the_middle_keep_their_numbers(case):
+    J = nablax.jacobian(network)(*case)
+    names = [f"concentration of substance {k} in mol per litre" for k in range(C)]
+    ax = plot.jacobian(J, inputs=names, outputs=OUTPUTS)
+    assert texts(ax.get_xticklabels()) == [f"{k}: concentr…r litre" for k in range(C)]
+    assert plot.sensitivity(J, inputs=names, outputs=OUTPUTS).get_legend().get_texts()[1].get_text() == "cost"
+
+
+def test_arrows_of_many_points_are_thinned_out():
+    X = np.stack(np.meshgrid(np.linspace(0, 1, 50), np.linspace(-3, 3, 60)), -1).reshape(-1, 2)
+    ax = plot.field(X, X)
+    (arrows,) = [found for found in ax.collections if hasattr(found, "U")]
+    assert arrows.N == 20 * 20

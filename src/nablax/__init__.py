@@ -4,7 +4,7 @@ The names below are loaded when they are first used, so that ``import nablax`` a
 JAX.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nablax._version import __version__
 
@@ -78,7 +78,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     import importlib
 
     if name not in _HOME:

@@ -93,11 +93,12 @@ class CheckReport:
 
     def __repr__(self) -> str:
         head = f"nablax.check: {self.samples} samples, {self.dtype}"
-        width = max(len(c.want) for c in self.comparisons)
+        columns = ("want", "reference", "worst_sample")
+        wide = [max(len(str(getattr(c, name))) for c in self.comparisons) for name in columns]
         rows = [
-            f"  {c.want:<{width}}  against {c.reference:<24}  relative error {c.error:8.1e}  (allowed "
-            f"{c.tolerance:.0e})  "
-            f"worst sample {c.worst_sample:<6}  {'ok' if c.passed else f'DIFFERS, most in entry {c.worst_entry}'}"
+            f"  {c.want:<{wide[0]}}  {c.reference:<{wide[1]}}  relative error {c.error:7.1e} "
+            f"(allowed {c.tolerance:.0e})  worst sample {c.worst_sample:<{wide[2]}}  "
+            f"{'ok' if c.passed else f'DIFFERS, most in entry {c.worst_entry}'}"
             + (f"  {c.nonfinite} not finite" if c.nonfinite else "")
             for c in self.comparisons
         ]

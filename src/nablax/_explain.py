@@ -36,7 +36,8 @@ def explain(
 ) -> Callable[..., Explanation]:
     """What `nablax.derivatives` would do with the same arguments, and why: the plan, and what else could serve.
 
-    Nothing is computed, so that shapes are enough: arguments may be `jax.ShapeDtypeStruct`.
+    Nothing is computed, so that shapes are enough: X may be a `jax.ShapeDtypeStruct` of the shape (D, C), and so may
+    all other arguments.
 
     Args:
         model: a function of one sample; this and all options are those of `nablax.derivatives`.

@@ -38,6 +38,21 @@ class ParameterJacobian(eqx.Module):
 
     Attributes:
         shape: (D, *shape of one output, B).
+
+    Example:
+        >>> import jax.numpy as jnp, nablax
+        >>> M, X = jnp.ones((2, 4)), jnp.ones((8, 4))
+        >>> O = nablax.parameter_jacobian(lambda M, x: jnp.tanh(M @ x))(M, X)
+        >>> O.shape, O.nbytes_dense, O.parameter_names[:2]
+        ((8, 2, 8), 512, ['p[0,0]', 'p[0,1]'])
+        >>> (O @ M).shape, (O.T @ jnp.ones((8, 2))).shape
+        ((8, 2), (2, 4))
+        >>> O.gram().shape, O.squared_norms().shape, O.fisher_diagonal().shape, O.fisher().shape
+        ((8, 2, 8, 2), (8, 2), (2, 4), (8, 8))
+        >>> O.dense().shape, O.tree().shape
+        ((8, 2, 8), (8, 2, 2, 4))
+        >>> O.centred().weighted(jnp.ones(8)).shape, O.rows(slice(0, 3)).shape
+        ((8, 2, 8), (3, 2, 8))
     """
 
     _arrays: list[Any]
@@ -73,7 +88,7 @@ class ParameterJacobian(eqx.Module):
 
     @property
     def parameter_names(self) -> list[str]:
-        """What each of the B coordinates is called: the path of its leaf and its place there, ``layers/0/w[3,2]``."""
+        """Names of the B coordinates, the path of the leaf and the place in it of each, such as ``layers/0/w[3,2]``."""
         return self._operands.coordinates.names()
 
     def __repr__(self) -> str:
@@ -85,7 +100,7 @@ class ParameterJacobian(eqx.Module):
 
     @property
     def T(self) -> AdjointParameterJacobian:
-        """The adjoint, for ``O.T @ w``: w of shape (D, A) -> a tree like the parameters.
+        """The adjoint, for ``O.T @ w`` with w of shape (D, A), which is a tree like the parameters.
 
         It is the transpose, conjugated: the gradient of ``Re sum(conj(w) * (O @ v))`` by v. For real outputs that is
         ``sum_{d,a} w[d,a] dY[d,a]/dtheta``, one backward pass. In ``mode="complex"`` it is Re(J^H w), the two numbers
@@ -154,6 +169,9 @@ class ParameterJacobian(eqx.Module):
         Returns:
             A tree like the parameters. In ``mode="complex"``, a complex leaf has an axis of length two in front, the
             real and the imaginary parts.
+
+        Cost:
+            A backward passes, and for a dense layer at one position D H K operations for each output.
         """
         return self._run(programs.fisher_diagonal, self._operands.row_weights(weights))
 
@@ -166,6 +184,9 @@ class ParameterJacobian(eqx.Module):
 
         Returns:
             A tree like the parameters.
+
+        Cost:
+            That of one ordinary gradient of the mean loss, and of `squared_norms`.
         """
         if self.y_shape != ():
             raise OptionError(
@@ -184,12 +205,15 @@ class ParameterJacobian(eqx.Module):
 
         Raises:
             MemoryBudgetError: it is larger than ``memory_budget``, or without one than the memory of the device.
+
+        Cost:
+            A backward passes, and D A B numbers of memory, which take most of the time.
         """
         self._check_fits("dense()", self.nbytes_dense)
         return self._run(programs.dense)
 
     def tree(self) -> PyTree:
-        """All derivatives as a tree like the parameters, each leaf (D, A, *shape of the parameter).
+        """`dense` as a tree like the parameters, each leaf (D, A, *shape of the parameter).
 
         In ``mode="complex"``, a complex leaf has an axis of length two after A, its real and its imaginary part.
         """

@@ -133,7 +133,7 @@ def _read(name: str, coordinates: list[str], outputs: list[str] | None) -> tuple
     base, _, behind = name.partition("_")
     if outputs is not None and base not in outputs:
         raise OptionError(f"{name!r} speaks of the output {base!r}; outputs names {', '.join(outputs)}.")
-    readings = [[]]
+    readings: list[list[str]] = [[]]
     for piece in filter(None, behind.split("_")):
         readings = [before + reading for before in readings for reading in _spell(piece, coordinates)]
     if len(readings) != 1:

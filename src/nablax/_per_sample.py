@@ -50,7 +50,7 @@ def per_sample(
 
     Returns:
         The function of one sample: it takes the arguments without their sample axes, and returns the outputs without
-        theirs.
+        theirs: (params, (C,)) -> (A,) for a batch model (params, (D, C)) -> (D, A).
 
     Raises:
         nablax.NablaxError: see `nablax.errors`; when the function is called or traced, `CoupledSamplesError` where

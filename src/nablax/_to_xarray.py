@@ -61,6 +61,9 @@ def to_xarray(
         OptionError: a shape or name does not fit; `InputTypeError`: a result is no array, but a tree, as the results of
             models of trees are: take its arrays one by one.
 
+    Cost:
+        None for arrays on a CPU, a copy to the host for others; an operator is multiplied out.
+
     Example:
         >>> import jax, jax.numpy as jnp, nablax
         >>> model = lambda M, x: jnp.tanh(M @ x)

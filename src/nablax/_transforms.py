@@ -110,8 +110,9 @@ def hessian(
         nablax.NablaxError: see `nablax.errors`.
 
     Cost:
-        Of the order of A C passes through the model for each sample, and D A C^2 numbers of memory for the result. If
-        only its diagonal or trace is needed, `hessian_diagonal` and `laplacian` are cheaper by a factor of about C.
+        C + A passes through the model for each sample and a contraction of A C^2 numbers for each curved entry, or C +
+        C (C + 1) / 2 passes, whichever is less; and D A C^2 numbers of memory for the result. If only its diagonal or
+        trace is needed, `hessian_diagonal` and `laplacian` are cheaper.
 
     Example:
         >>> import jax.numpy as jnp, nablax
@@ -155,7 +156,7 @@ def hessian_diagonal(
         nablax.NablaxError: see `nablax.errors`.
 
     Cost:
-        Of the order of C passes through the model for each sample.
+        About 2 C passes through the model for each sample.
 
     Example:
         >>> import jax.numpy as jnp, nablax
@@ -209,7 +210,7 @@ def laplacian(
         nablax.NablaxError: see `nablax.errors`.
 
     Cost:
-        Of the order of C passes through the model for each sample.
+        About C + 1 passes through the model for each sample.
 
     Example:
         >>> import jax.numpy as jnp, nablax

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nablax._errors import InputTypeError, OptionError
-from nablax._heat import BLUE, RED, Heat, labels
+from nablax._heat import BLUE, RED, Heat, labels, not_finite, of_samples, spread, surface
 from nablax._types import kind_of
 
 LABELLED = 30
@@ -44,6 +44,9 @@ def jacobian(J: Any, *, inputs: Names = None, outputs: Names = None, sample: int
     Raises:
         OptionError: a shape, a name or a number does not fit.
 
+    Cost:
+        One pass over J, on the host.
+
     Example:
         >>> import jax.numpy as jnp, matplotlib, nablax
         >>> matplotlib.use("Agg")
@@ -55,7 +58,7 @@ def jacobian(J: Any, *, inputs: Names = None, outputs: Names = None, sample: int
     J = J[:, None] if J.ndim == 2 else J
     _check_names("inputs", inputs, J.shape[2])
     _check_names("outputs", outputs, J.shape[1])
-    values, signed, title, unit = _of_samples(J, sample, "Jacobian", "y / x", absolute=True)
+    values, signed, title, unit = of_samples(J, sample, "Jacobian", "y / x", absolute=True)
     columns, rows = labels(inputs, J.shape[2], LABELLED), labels(outputs, J.shape[1], LABELLED)
     ax = _axes(ax)
     Heat(values, title, columns, "input", signed, unit, rows, "output").draw(ax)
@@ -86,6 +89,16 @@ def hessian(
 
     Raises:
         OptionError: a shape, a name or a number does not fit.
+
+    Cost:
+        One pass over H, on the host.
+
+    Example:
+        >>> import jax.numpy as jnp, matplotlib, nablax
+        >>> matplotlib.use("Agg")
+        >>> H = nablax.hessian(lambda M, x: jnp.tanh(M @ x))(jnp.ones((2, 3)), jnp.ones((5, 3)))
+        >>> len(nablax.plot.hessian(H)), nablax.plot.hessian(H, outputs=["risk", "cost"], output="cost").get_ylabel()
+        (2, 'input')
     """
     H = _array("H", H, {3: "(D, C, C)", 4: "(D, A, C, C)"})
     H = H[:, None] if H.ndim == 3 else H
@@ -94,11 +107,11 @@ def hessian(
     _check_names("inputs", inputs, H.shape[3])
     chosen = _chosen(output, outputs, H.shape[1], 1 if ax is not None else SEPARATE)
     axes = [ax] if ax is not None else list(_new(len(chosen), 4.6))
-    columns = labels(inputs, H.shape[3], LABELLED)
+    columns, called = labels(inputs, H.shape[3], LABELLED), labels(outputs, H.shape[1], H.shape[1]) or []
     for axis, a in zip(axes, chosen, strict=True):
-        values, signed, title, unit = _of_samples(H[:, a], sample, "Hessian", "y / x²", absolute=False)
+        values, signed, title, unit = of_samples(H[:, a], sample, "Hessian", "y / x²", absolute=False)
         if H.shape[1] > 1:
-            title += f"\nof output {a if outputs is None else outputs[a]}"
+            title += f"\nof output {called[a]}"
         Heat(values, title, columns, "input", signed, unit, columns, "input").draw(axis)
     return axes[0] if len(axes) == 1 else np.array(axes)
 
@@ -129,6 +142,17 @@ def sensitivity(
 
     Raises:
         OptionError: a shape, a name or a number does not fit.
+
+    Cost:
+        Quantiles of |J| over the samples, on the host.
+
+    Example:
+        >>> import jax.numpy as jnp, matplotlib, nablax
+        >>> matplotlib.use("Agg")
+        >>> J = nablax.jacobian(lambda w, x: jnp.tanh(w @ x))(jnp.array([1.0, 3.0, 2.0]), jnp.ones((5, 3)))
+        >>> ax = nablax.plot.sensitivity(J, inputs=["age", "dose", "weight"], most=2)
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['dose', 'weight']
     """
     J = _array("J", J, {2: "(D, C)", 3: "(D, A, C)"})
     J = np.abs(J[:, None] if J.ndim == 2 else J)
@@ -141,11 +165,12 @@ def sensitivity(
     low, high = np.nanquantile(finite, spread, axis=0)
     order = np.argsort(-np.nanmax(mean, axis=0), kind="stable")[:most]
     names = labels(inputs, J.shape[2], J.shape[2]) or []
-    ax = _axes(ax)
+    called = labels(outputs, J.shape[1], J.shape[1]) or []
+    ax = next(_new(1, 5.6, max(4.2, 1.2 + 0.09 * len(order) * (1 + len(chosen))))) if ax is None else ax
     height = 0.8 / len(chosen)
     for k, a in enumerate(chosen):
         places = np.arange(len(order)) + (k - (len(chosen) - 1) / 2) * height
-        label = f"output {a}" if outputs is None else outputs[a]
+        label = f"output {a}" if outputs is None else called[a]
         ax.barh(places, mean[k, order], height, color=f"C{k}" if len(chosen) > 1 else BLUE, label=label)
         ax.hlines(places, low[k, order], high[k, order], color="black", linewidth=1.2)
     ax.set_yticks(range(len(order)), [names[c] for c in order])
@@ -154,9 +179,9 @@ def sensitivity(
     ax.set_ylabel("input")
     ends = " to ".join(f"{100 * end:g}" for end in spread)
     shown = f", {len(order)} of {J.shape[2]} inputs" if len(order) < J.shape[2] else ""
-    ax.set_title(f"mean |Jacobian| over {len(J)} samples{shown}\nline: {ends} % of the samples{_not_finite(J)}")
+    ax.set_title(f"mean |Jacobian| over {len(J)} samples{shown}\nline: {ends} % of the samples{not_finite(J)}")
     if len(chosen) > 1:
-        ax.legend()
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, which leave no corner free
     return ax
 
 
@@ -167,7 +192,7 @@ def field(X: Any, values: Any, *, inputs: Names = None, label: str = "value", ax
 
     Args:
         X: (D, 2), the points.
-        values: (D,), or (D, 2) for a vector field: arrows on its modulus.
+        values: (D,), or (D, 2) for a vector field: arrows on its modulus, thinned out where they would overlap.
         inputs: names of the two inputs.
         label: what the values are, with their unit.
         ax: axes of matplotlib to draw on; None makes a figure.
@@ -177,6 +202,16 @@ def field(X: Any, values: Any, *, inputs: Names = None, label: str = "value", ax
 
     Raises:
         OptionError: a shape or a name does not fit.
+
+    Cost:
+        A triangulation of the points, of the order of D log D, unless they lie on a grid.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, matplotlib, nablax
+        >>> matplotlib.use("Agg")
+        >>> u, X = lambda x: jnp.sin(x[0]) * x[1], jax.random.uniform(jax.random.key(0), (50, 2))
+        >>> nablax.plot.field(X, nablax.laplacian(u)(X), inputs=["x", "y"], label="Laplacian of u").get_xlabel()
+        'x'
     """
     X = _array("X", X, {2: "(D, 2)"})
     values = _array("values", values, {1: "(D,)", 2: "(D, 2)"})
@@ -189,13 +224,14 @@ def field(X: Any, values: Any, *, inputs: Names = None, label: str = "value", ax
     heights = np.linalg.norm(values, axis=1) if values.ndim == 2 else values
     heights, modulus = (np.abs(heights), True) if np.iscomplexobj(heights) else (heights, values.ndim == 2)
     ax = _axes(ax)
-    image = _surface(ax, X, heights)
+    image = surface(ax, X, heights)
     if values.ndim == 2:
-        ax.quiver(*X.T, *np.real(values).T, color="black", pivot="mid")
+        some = spread(X)
+        ax.quiver(*X[some].T, *np.real(values[some]).T, color="black", pivot="mid")
     names = inputs or ("input 0", "input 1")
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
-    ax.set_title(f"{len(X)} points{_not_finite(values)}")
+    ax.set_title(f"{len(X)} points{not_finite(values)}")
     ax.figure.colorbar(image, ax=ax).set_label(f"|{label}|" if modulus else label)
     return ax
 
@@ -216,6 +252,17 @@ def spectrum(matrix: Any, *, ax: Any = None) -> Any:
 
     Raises:
         OptionError: it is not square, or not Hermitian.
+
+    Cost:
+        Eigenvalues of matrices of N rows on the host, of the order of N^3 operations each; of an operator also its
+        `gram` or `fisher`.
+
+    Example:
+        >>> import jax.numpy as jnp, matplotlib, nablax
+        >>> matplotlib.use("Agg")
+        >>> O = nablax.parameter_jacobian(lambda M, x: jnp.tanh(M @ x))(jnp.ones((2, 3)), jnp.eye(5, 3))
+        >>> nablax.plot.spectrum(O).get_title()
+        'J^H J of a Jacobian (5, 2, 6)'
     """
     M, what = _hermitian(matrix)
     found = np.linalg.eigvalsh(M.astype(np.result_type(M, np.float64)))[..., ::-1]
@@ -286,46 +333,6 @@ def _hermitian(matrix: Any) -> tuple[np.ndarray, str]:
     return (M + turned) / 2, what
 
 
-def _of_samples(
-    values: np.ndarray, sample: int | None, name: str, unit: str, absolute: bool
-) -> tuple[np.ndarray, bool, str, str]:
-    """(values of one sample or the mean over all, whether they have a sign, title, unit)."""
-    modulus = np.iscomplexobj(values)
-    lost = _not_finite(values)
-    if sample is not None:
-        if not -len(values) <= sample < len(values):
-            raise OptionError(f"sample={sample} is none of the {len(values)} samples.")
-        one = np.abs(values[sample]) if modulus else values[sample]
-        where = sample % len(values)
-        return one, not modulus, f"|{name}| of sample {where}" if modulus else f"{name} of sample {where}{lost}", unit
-    absolute = absolute or modulus
-    finite = np.where(np.isfinite(values), np.abs(values) if absolute else values, np.nan)
-    counts = np.isfinite(values).sum(axis=0)
-    mean = np.where(counts, np.nansum(finite, axis=0) / np.maximum(counts, 1), np.nan)
-    words = f"mean |{name}|" if absolute else f"mean {name}"
-    return mean, not absolute, f"{words} over {len(values)} samples{lost}", unit
-
-
-def _surface(ax: Any, X: np.ndarray, heights: np.ndarray) -> Any:
-    """Colours at points: an image on a grid, else triangles between those that are finite."""
-    largest = float(np.max(np.abs(heights), where=np.isfinite(heights), initial=0.0)) or 1.0
-    signed = bool((heights < 0).any())
-    colours = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest} if signed else {"cmap": "viridis"}
-    (a, row), (b, column) = (np.unique(X[:, c], return_inverse=True) for c in (0, 1))
-    if len(a) * len(b) == len(X) and len(np.unique(row * len(b) + column)) == len(X):
-        image = np.empty((len(b), len(a)))
-        image[column, row] = heights
-        return ax.pcolormesh(a, b, image, shading="nearest", **colours)
-    there = np.isfinite(heights)
-    try:
-        return ax.tripcolor(*X[there].T, heights[there], shading="gouraud", **colours)
-    except (ValueError, RuntimeError) as error:
-        raise OptionError(
-            f"{there.sum()} of {len(X)} points have a finite value, and they span no triangle; give at least three "
-            "that are not on one line."
-        ) from error
-
-
 def _array(name: str, given: Any, shapes: dict[int, str]) -> np.ndarray:
     """An array of numbers of one of some ranks."""
     if isinstance(given, dict | tuple) or not hasattr(given, "shape"):
@@ -358,20 +365,15 @@ def _chosen(output: int | str | None, outputs: Names, count: int, most: int) -> 
     return [output % count if isinstance(output, int) else list(outputs or ()).index(output)]
 
 
-def _not_finite(values: np.ndarray) -> str:
-    lost = values.size - int(np.isfinite(values).sum())
-    return f"\n{lost} not finite" if lost else ""
-
-
 def _axes(ax: Any) -> Any:
     return next(_new(1, 5.6)) if ax is None else ax
 
 
-def _new(count: int, width: float) -> Any:
+def _new(count: int, width: float, height: float = 4.2) -> Any:
     """Axes of a new figure, beside each other."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
         raise OptionError('nablax.plot draws with matplotlib: pip install "nablax[all]".') from error
-    _, axes = pyplot.subplots(1, count, figsize=(width * count, 4.2), squeeze=False, layout="constrained")
+    _, axes = pyplot.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
     return iter(axes[0])

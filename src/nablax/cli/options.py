@@ -29,7 +29,7 @@ MaybeText = Annotated[Optional[str], tyro.conf.arg(metavar="TEXT", help_behavior
 Switch = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 
-def _wants(*choices: str) -> PrimitiveConstructorSpec:
+def _wants(*choices: str) -> PrimitiveConstructorSpec[Wants]:
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar="WANT [WANT ...]",
@@ -180,7 +180,7 @@ class Completion(_Any):
     """The shell that reads it."""
 
 
-EXAMPLES = {
+EXAMPLES: dict[type, str] = {
     Derive: """\
   nablax derive model.py:network --params params.npz --inputs X.npy --of jacobian hessian --out d.zarr
   nablax derive model.py:network --inputs X.csv --of jacobian --precision float64 --out d.zarr

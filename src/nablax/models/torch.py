@@ -61,11 +61,11 @@ def _without_named_dimensions() -> Iterator[None]:
     packets = torch._ops.OpOverloadPacket
     original = packets.__getattr__
 
-    def with_placeholders(self: Any, name: str) -> Any:
+    def with_placeholders(self: Any, key: str) -> Any:
         try:
-            return original(self, name)
+            return original(self, key)
         except AttributeError:
-            if "imname" not in name and "names_" not in name and not name.endswith("_names"):
+            if "imname" not in key and "names_" not in key and not key.endswith("_names"):
                 raise
             return object()
 

@@ -4,7 +4,7 @@ Needs the extra ``montecarlo``. The names are loaded when they are first used, b
 than all of nablax.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nablax.montecarlo.energies import local_energy
@@ -24,7 +24,7 @@ _HOME = {
 __all__ = ["Estimate", "Samples", "expectation", "local_energy", "sample", "stochastic_reconfiguration"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     import importlib
 
     if name not in _HOME:

@@ -184,5 +184,5 @@ def see_through(eqn: Equation, view: View) -> View | None:
 
 
 _SHARDING: Sequence[Any] = tuple(
-    found for name in ("sharding_constraint_p", "device_put_p") if (found := getattr(p, name, None)) is not None
+    getattr(p, name) for name in ("sharding_constraint_p", "device_put_p") if hasattr(p, name)
 )

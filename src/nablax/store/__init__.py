@@ -4,7 +4,7 @@ Needs the extra ``cli``. The names are loaded when they are first used, because 
 command runs.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nablax.store.inputs import Inputs, read_inputs
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     import importlib
 
     if name not in _HOME:

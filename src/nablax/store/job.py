@@ -198,7 +198,8 @@ class Programs:
     """
 
     def __init__(self, job: Job, layout: Layout, devices: list[Any]) -> None:
-        self.layout, self._job = layout, job
+        self.layout: Layout = layout
+        self._job = job
         self._of: dict[int, Program] = {}
         for question in job._questions(layout.chunk_bytes):
             size = layout.size(question.wants[0])

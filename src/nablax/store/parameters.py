@@ -26,6 +26,15 @@ def save_parameters(path: str | Path, tree: Any) -> None:
     Raises:
         DataError: the tree would not come back as it is (its keys, an empty level, a leaf that is no array of
             numbers), or the file cannot be written.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from nablax import store
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store.save_parameters(f"{folder.name}/params.npz", {"out": [np.ones((2, 3)), np.zeros(2)]})
+        >>> W, b = store.load_parameters(f"{folder.name}/params.npz")["out"]
+        >>> W.shape, b.shape
+        ((2, 3), (2,))
     """
     arrays: dict[str, np.ndarray] = {}
 

@@ -63,6 +63,17 @@ def plot_store(path: str | Path, out: str | Path) -> Path:
     Raises:
         DataError: see `inspect_store`; nothing is complete yet; matplotlib is not installed; the picture cannot be
             written.
+
+    Cost:
+        The results are read once; memory for a piece of them.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, tempfile
+        >>> from nablax import store
+        >>> folder, X = tempfile.TemporaryDirectory(), np.eye(100, 3, dtype=np.float32)
+        >>> _ = store.run(lambda x: jnp.sum(x**3), ["jacobian"], X, f"{folder.name}/d.zarr", progress=False)
+        >>> store.plot_store(f"{folder.name}/d.zarr", f"{folder.name}/d.png").name
+        'd.png'
     """
     summary = inspect_store(path)
     try:

@@ -73,7 +73,9 @@ class Program:
     def __init__(
         self, question: Question, shapes: Sequence[jax.ShapeDtypeStruct], devices: Sequence[Any], chunk: Any
     ) -> None:
-        self.chunk, self.halved, self._halving = chunk, False, threading.Lock()
+        self.chunk: Any = chunk
+        self.halved: bool = False
+        self._halving = threading.Lock()
         self._question, self._shapes = question, shapes
         mesh = Mesh(np.array(devices), ("samples",))
         # Of a pair of blocks, the first is spread; each device takes it with all of the second.

@@ -21,7 +21,7 @@ class Samples:
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.chunks: tuple[int, ...] | None = getattr(array, "chunks", None)
         # JAX takes no byte order but the machine's own.
-        self.dtype = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("=")
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("=")
 
     def __getitem__(self, index: Any) -> np.ndarray:
         piece = np.array(self._array[index], dtype=self.dtype)

@@ -96,6 +96,18 @@ def run(
         nablax.NablaxError: see `nablax.errors`. Nothing is written before the model has been traced, and the attribute
             ``complete`` of a store is false until its last unit is written.
         RunInterrupted: after Ctrl-C or SIGTERM; a KeyboardInterrupt.
+
+    Cost:
+        That of the derivatives, which are computed while the units before are written; memory of a few units.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, tempfile
+        >>> from nablax import store
+        >>> folder, model = tempfile.TemporaryDirectory(), lambda M, x: jnp.tanh(M @ x)
+        >>> X, M = np.ones((100, 3), np.float32), np.ones((2, 3), np.float32)
+        >>> report = store.run(model, ["jacobian"], X, f"{folder.name}/d.zarr", params=M, progress=False)
+        >>> store.inspect_store(f"{folder.name}/d.zarr").complete
+        True
     """
     start = time.perf_counter()
     checked_model("store.run", model)

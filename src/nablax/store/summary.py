@@ -97,6 +97,18 @@ def inspect_store(path: str | Path) -> StoreSummary:
 
     Raises:
         DataError: there is no store, one of something else, or a damaged one.
+
+    Cost:
+        Small files of metadata are read, whatever D is.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, tempfile
+        >>> from nablax import store
+        >>> folder, X = tempfile.TemporaryDirectory(), np.ones((100, 3), np.float32)
+        >>> _ = store.run(lambda x: jnp.sum(x**3), ["laplacian"], X, f"{folder.name}/d.zarr", progress=False)
+        >>> found = store.inspect_store(f"{folder.name}/d.zarr")
+        >>> found.complete, found.samples, found.axes, found.rows[0].highest
+        (True, 100, {'laplacian': ('sample',)}, 18.0)
     """
     import zarr
 

@@ -22,7 +22,8 @@ class StoredRows:
     def __init__(self, path: Path, array: Any) -> None:
         self._path, self._array = path, array
         self.shape: tuple[int, ...] = tuple(array.shape)
-        self.dtype, self.chunks = np.dtype(array.dtype), tuple(array.chunks)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+        self.chunks: tuple[int, ...] = tuple(array.chunks)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -32,7 +32,8 @@ class Target:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.records = path, Records(path)
+        self.path: Path = path
+        self.records: Records = Records(path)
         self._group = zarr.open_group(str(path), mode="r+")
         self.attributes: dict[str, Any] = dict(self._group.attrs)
         # Whether empty chunks are written is not stored with an array.
