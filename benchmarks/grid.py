@@ -155,7 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
                 )
                 same = lambda old, new=square: all(old[key] == new[key] for key in ("cell", "want", "gradient"))
                 document["squares"] = [old for old in document["squares"] if not same(old)] + [square]
-                file.write_text(json.dumps(document, indent=1))  # a run that is cut short is not lost
+                partial = file.with_suffix(".partial")  # a run that is cut short is not lost
+                partial.write_text(json.dumps(document, indent=1))
+                partial.replace(file)
     print(write_report(document, options.out))
 
 

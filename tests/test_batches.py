@@ -8,6 +8,7 @@ from reference import assert_close
 from scenarios import Draw
 
 import nablax
+from nablax.graph.trace import equations
 
 A, C, D, H = 2, 4, 7, 3
 draw = Draw("test_batches")
@@ -154,3 +155,64 @@ def test_one_sample_is_a_batch():
     f = lambda x: jnp.sin(x)
     assert nablax.hessian(f)(X[:1]).shape == (1, C, C, C)
     assert nablax.hessian(f, chunk_size=1)(X[:1]).shape == (1, C, C, C)
+
+
+@pytest.fixture
+def smaller_chunks(monkeypatch):
+    """Gradients go through the model by four samples at a time, values all at once."""
+    monkeypatch.setattr("nablax._call.chunk_size_of_gradient", lambda problem, strategy, size: 4)
+
+
+def steps_of_scans(f, *args):
+    return {eqn.params["length"] for eqn in equations(jax.make_jaxpr(f)(*args).jaxpr) if eqn.primitive.name == "scan"}
+
+
+def curved(M, x, k=1, s=1.0):
+    return s * jnp.tanh(M @ x) * x[0] ** k
+
+
+M12, X12 = draw(2, 3), draw(12, 3)
+LOSS = lambda f: lambda M, X: jnp.sum(f(M, X) ** 2)
+PLAIN = jax.vmap(jax.hessian(curved, 1), (None, 0))
+
+
+@pytest.mark.parametrize("strategy", ["adjoint", "forward"])
+def test_what_is_differentiated_goes_through_in_smaller_chunks(smaller_chunks, strategy):
+    H = nablax.hessian(lambda M, x: curved(M, x), strategy=strategy)
+    assert steps_of_scans(H, M12, X12) == set()
+    assert steps_of_scans(jax.grad(LOSS(H)), M12, X12) == {3}
+    assert_close(H(M12, X12), PLAIN(M12, X12))
+    for transform in (jax.grad, jax.jacfwd, lambda f, a: jax.jit(jax.hessian(f, a))):
+        for argument in (0, 1):
+            by_ours = transform(LOSS(H), argument)(M12, X12)
+            assert_close(by_ours, transform(LOSS(PLAIN), argument)(M12, X12))
+    mapped = jax.vmap(jax.grad(LOSS(H)), (0, None))(jnp.stack([M12, 2 * M12]), X12)
+    assert_close(mapped[1], jax.grad(LOSS(PLAIN))(2 * M12, X12))
+
+
+def test_smaller_chunks_of_integers_keys_and_what_does_not_move(smaller_chunks):
+    """Only what is differentiated is pushed: integers and keys beside it have no tangents."""
+    model = lambda M, x, k, key: (curved(M, x, 2), {"k": k, "noise": jax.random.normal(key)})
+    H = nablax.hessian(model, in_axes=(None, 0, 0, None), has_aux=True)
+    k, key = jnp.arange(12), jax.random.key(0)
+    loss = lambda M: (lambda found: (jnp.sum(found[0] ** 2), found[1]))(H(M, X12, k, key))
+    slope, aux = jax.grad(loss, has_aux=True)(M12)
+    plain = jax.vmap(jax.hessian(lambda M, x: curved(M, x, 2), 1), (None, 0))
+    assert_close(slope, jax.grad(LOSS(plain))(M12, X12))
+    assert aux["k"].tolist() == list(range(12))
+    assert_close(aux["noise"], jnp.full(12, jax.random.normal(key)))
+
+
+def test_smaller_chunks_keep_derivatives_by_what_a_model_captures(smaller_chunks):
+    """A traced value inside the model, an array that it holds, and weights."""
+    by_capture = jax.grad(lambda M: jnp.sum(nablax.hessian(lambda x: curved(M, x))(X12) ** 2))(M12)
+    assert_close(by_capture, jax.grad(LOSS(PLAIN))(M12, X12))
+
+    def inside(s):
+        return jnp.sum(nablax.laplacian(lambda M, x: curved(M, x, 1, s), weights=s)(M12, X12) ** 2)
+
+    trace = jnp.trace(PLAIN(M12, X12), axis1=2, axis2=3)
+    expected = jax.grad(lambda s: jnp.sum((s * s * trace) ** 2))(1.3)
+    for f in (inside, jax.jit(inside), jax.checkpoint(inside)):
+        assert_close(jax.grad(f)(1.3), expected)
+        assert_close(jax.jvp(f, (1.3,), (1.0,))[1], expected)

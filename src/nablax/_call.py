@@ -16,13 +16,13 @@ from jax import Array
 from nablax._cache import compiled, split_model
 from nablax._errors import InputTypeError, NablaxError, OptionError, StrategyError, ZeroSecondDerivativeWarning
 from nablax._options import Options, checked_model, default_table
-from nablax._rehearsal import made_up, untraced
+from nablax._rehearsal import has_tracers, made_up, untraced
 from nablax._sample import OneSample, Presentation, check_backend
 from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import Batch, find_batch, move_out
-from nablax.batching.chunks import map_samples
+from nablax.batching.chunks import map_samples, smaller_if_differentiated
 from nablax.batching.shards import Placement, find_shards, placements
-from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, tune
+from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, chunk_size_of_gradient, tune
 from nablax.strategies import Derivatives, Strategy, Wants, refused_by_jax
 
 
@@ -235,7 +235,11 @@ def _derive(
             ZeroSecondDerivativeWarning,
             stacklevel=2,
         )
-    return call.run(plan.strategy, plan.chunk_size, inputs)
+    smaller = chunk_size_of_gradient(call.problem, plan.strategy, plan.chunk_size)
+    run = functools.partial(call.run, plan.strategy)
+    if smaller == plan.chunk_size or has_tracers(call.sample.graph.closed.consts):
+        return run(smaller, inputs)
+    return smaller_if_differentiated(run, plan.chunk_size, smaller, inputs)
 
 
 def _as_weights(weights: Any, sample: OneSample) -> Array | None:

@@ -2,18 +2,20 @@
 
 All samples at once want the most memory and are not the fastest on a CPU, where chunks that fit the cache win. Chunks
 are mapped in order by one compiled loop; each is recomputed in the backward pass, so that training through a derivative
-needs the memory of one chunk too.
+needs the memory of one chunk too. A gradient keeps several times as much of each sample: its chunks are smaller.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from nablax._types import PyTree
 
@@ -56,6 +58,33 @@ def map_samples(function: Callable[[list[Array]], PyTree], batched: list[Array],
     # prevent_cse is for code outside a loop; inside one it would only hinder the compiler.
     results = jax.lax.map(jax.checkpoint(vectorised, prevent_cse=False), jax.tree.map(cut, batched))
     return jax.tree.map(join, results)
+
+
+def smaller_if_differentiated(
+    run: Callable[[int | None, PyTree], PyTree], size: int | None, smaller: int | None, inputs: PyTree
+) -> PyTree:
+    """``run(size, inputs)``, whose derivatives of every order are those of ``run(smaller, inputs)``.
+
+    `run` must not depend on traced values beside its inputs: their derivatives would be lost.
+    """
+    leaves, tree = jax.tree.flatten(inputs)
+
+    @jax.custom_jvp
+    def mapped(*leaves: Array) -> PyTree:
+        return run(size, jax.tree.unflatten(tree, leaves))
+
+    @functools.partial(mapped.defjvp, symbolic_zeros=True)
+    def differentiated(primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[PyTree, PyTree]:
+        # What does not move is left out, or its zeros would be pushed through the model.
+        moving = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+
+        def at(*moved: Array) -> PyTree:
+            known = dict(zip(moving, moved, strict=True))
+            return run(smaller, jax.tree.unflatten(tree, [known.get(k, p) for k, p in enumerate(primals)]))
+
+        return jax.jvp(at, [primals[k] for k in moving], [tangents[k] for k in moving])
+
+    return mapped(*leaves)
 
 
 def sum_over_chunks(function: Callable[[list[Array]], PyTree], batched: list[Array], size: int | None) -> PyTree:

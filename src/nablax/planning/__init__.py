@@ -3,7 +3,14 @@
 from nablax.planning.autotune import Build, timed, tune
 from nablax.planning.choose import Candidate, Plan, candidate, candidates, choose
 from nablax.planning.explain import Explanation, grouped
-from nablax.planning.memory import bytes_of, check_result, memory_of_device, readable, samples_that_fit
+from nablax.planning.memory import (
+    bytes_of,
+    check_result,
+    chunk_size_of_gradient,
+    memory_of_device,
+    readable,
+    samples_that_fit,
+)
 from nablax.planning.problem import Problem
 
 __all__ = [
@@ -17,6 +24,7 @@ __all__ = [
     "candidates",
     "check_result",
     "choose",
+    "chunk_size_of_gradient",
     "grouped",
     "memory_of_device",
     "readable",

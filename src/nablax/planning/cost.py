@@ -20,6 +20,7 @@ from nablax._compat import jaxpr_of
 from nablax.graph.dense import dense_p
 from nablax.graph.inline import Constant, Equation
 from nablax.graph.nodes import Kind, Loop, Node, Program
+from nablax.graph.probes import probes
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
 from nablax.strategies.adjoint import FEW, pairs_pay
@@ -42,12 +43,14 @@ class Bend:
         size: numbers in its output, all steps of a loop counted.
         push: work of one tangent through it.
         pairs: second derivatives between its roots that are not zero.
+        straight: whether products of its tangents are the same for all samples.
     """
 
     kind: Kind
     size: float
     push: float
     pairs: int
+    straight: bool
 
 
 def work_of_pass(program: Program, in_loops: float = 1.0) -> float:
@@ -59,11 +62,12 @@ def work_of_pass(program: Program, in_loops: float = 1.0) -> float:
 
 def bends(program: Program) -> list[Bend]:
     """The curved nodes."""
-    return [
-        Bend(node.kind, steps * _size(node), steps * _push(node), max(len(node.pairs), 1))
-        for node, steps in _nodes(program)
-        if node.kind is not Kind.LINEAR
-    ]
+    found = []
+    for probe in probes(program):
+        node, steps = probe.node, math.prod(probe.lengths)
+        pairs = max(len(node.pairs), 1)
+        found.append(Bend(node.kind, steps * _size(node), steps * _push(node), pairs, probe.straight))
+    return found
 
 
 _IN_LOOPS = {"forward": 1.0, "forward_over_forward": 1.0, "adjoint": PROBED}
@@ -86,7 +90,7 @@ def work(strategy: Strategy, problem: Problem) -> float:
         case "forward":
             return once + push * (C + rows) + sum(_bend_forward(b, couples) for b in curved)
         case "adjoint":
-            return once + push * (C + A) + sum(_bend_adjoint(b, A, C, couples, full) for b in curved)
+            return once + push * (C + A) + sum(_bend_adjoint(b, A, C, rows, couples, full) for b in curved)
         case "forward_over_forward":
             second = C * C if full else couples
             return once + push * (2 * C + second) + second * sum(_bend_forward(b, 1) for b in curved)
@@ -102,11 +106,13 @@ def _bend_forward(bend: Bend, couples: int) -> float:
     return (2 if bend.kind is Kind.BILINEAR else 6) * bend.push * couples
 
 
-def _bend_adjoint(bend: Bend, A: int, C: int, couples: int, full: bool) -> float:
+def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: bool) -> float:
     entrywise = bend.kind is Kind.ELEMENTWISE
+    if bend.straight:
+        return A * rows * bend.size * bend.pairs
     if not full:
-        local = 2 * ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
-        return couples * (local + 2 * ENTRY * A * bend.size)
+        local = 1.5 * ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
+        return couples * (local + 1.5 * ENTRY * A * bend.size)
     if entrywise and A * C <= FEW:
         return ENTRY * A * C * C * bend.size * bend.pairs
     local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)
@@ -164,6 +170,20 @@ def working_set(problem: Problem, strategy: Strategy) -> float:
     """Bytes that one sample holds at a time, roughly: its widest intermediate array, twice for every direction that the
     strategy carries at a time.
     """
+    wide = max((_bytes(var.aval) for eqn in problem.graph.jaxpr.eqns for var in eqn.outvars), default=8)
+    return 2 * wide * _carried(problem, strategy)
+
+
+def kept_set(problem: Problem, strategy: Strategy) -> float:
+    """Bytes that one sample keeps until it is differentiated, roughly: all intermediate arrays that depend on x, once
+    for every direction.
+    """
+    values = sum(steps * sum(_bytes(o.aval) for o in node.outputs) for node, steps in _nodes(problem.graph.program))
+    return values * _carried(problem, strategy)
+
+
+def _carried(problem: Problem, strategy: Strategy) -> int:
+    """How many directions a strategy carries at a time."""
     A, C = problem.A, problem.directions
     rows, couples = problem.second_rows
     held = {
@@ -173,8 +193,7 @@ def working_set(problem: Problem, strategy: Strategy) -> float:
     }.get(strategy.name, A * (1 + C))
     if problem.wants.order < 2:
         held = A if strategy.reverse_mode else C
-    wide = max((_bytes(var.aval) for eqn in problem.graph.jaxpr.eqns for var in eqn.outvars), default=8)
-    return 2 * wide * max(held, 1)
+    return max(held, 1)
 
 
 def _bytes(aval: Any) -> int:

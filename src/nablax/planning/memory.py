@@ -9,13 +9,16 @@ import re
 import jax
 
 from nablax._errors import MemoryBudgetError, OptionError
-from nablax.planning.cost import working_set
+from nablax.planning.cost import kept_set, working_set
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
 
-CACHE_BYTES = 6 * 2**20
-"""Working set of a chunk on a CPU: what stays in the outer cache, also with what a gradient keeps of it, and is large
-enough to keep every core busy with each operation. Larger chunks stream through main memory."""
+CACHE_BYTES = 10 * 2**20
+"""Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
+chunks stream through main memory."""
+
+GRADIENT_BYTES = 24 * 2**20
+"""All intermediate values of a chunk on a CPU where the result is differentiated: they are kept then."""
 
 MEMORY_BYTES = 2**31
 """Working set of a chunk on an accelerator."""
@@ -64,6 +67,14 @@ def chunk_size_for(problem: Problem, strategy: Strategy) -> int | None:
     if not isinstance(problem.chunk_size, str):
         return problem.chunk_size
     return samples_that_fit(working_set(problem, strategy), problem.samples, problem.budget)
+
+
+def chunk_size_of_gradient(problem: Problem, strategy: Strategy, chunk_size: int | None) -> int | None:
+    """How many samples go through the model at once where the result, in chunks of `chunk_size`, is differentiated."""
+    if not isinstance(problem.chunk_size, str) or jax.default_backend() != "cpu":
+        return chunk_size
+    width = min(chunk_size or problem.samples, problem.samples)
+    return samples_that_fit(kept_set(problem, strategy), width, None, GRADIENT_BYTES) or chunk_size
 
 
 def samples_that_fit(each: float, samples: int, budget: int | None, on_cpu: int = CACHE_BYTES) -> int | None:
