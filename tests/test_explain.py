@@ -214,3 +214,20 @@ def test_what_a_session_shows_is_short():
         assert words in repr(thing)
         assert len(repr(thing).splitlines()) <= 25
         assert str(thing) == repr(thing)
+
+
+def test_smaller_chunks_of_gradients_are_told():
+    """Eight layers that a gradient keeps, of which values need two at a time."""
+    W, X = jnp.ones((64, 64), jnp.float32), jnp.ones((20_000, 64), jnp.float32)
+
+    def model(W, x):
+        for _ in range(8):
+            x = jnp.tanh(W @ x)
+        return x[0]
+
+    found = nablax.explain(model, "jacobian")(W, X)
+    assert 0 < found.gradient_chunk_size < found.chunk_size
+    assert f"({found.gradient_chunk_size} where it is differentiated)" in str(found)
+    fixed = nablax.explain(model, "jacobian", chunk_size=500)(W, X)
+    assert (fixed.chunk_size, fixed.gradient_chunk_size) == (500, 500)
+    assert "where it is differentiated" not in str(fixed)

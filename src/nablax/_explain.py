@@ -17,7 +17,16 @@ from nablax._types import Model, PyTree
 from nablax.batching.axes import InAxes
 from nablax.batching.chunks import chunk_shape
 from nablax.graph.classify import Table
-from nablax.planning import Candidate, Explanation, Plan, candidate, candidates, grouped, timed
+from nablax.planning import (
+    Candidate,
+    Explanation,
+    Plan,
+    candidate,
+    candidates,
+    chunk_size_of_gradient,
+    grouped,
+    timed,
+)
 
 
 def explain(
@@ -130,6 +139,7 @@ def _explanation(call: Call, chosen: Plan, known: Sequence[Candidate]) -> Explan
         return replace(one, chunk_size=width, working_set=held)
 
     chunks, width = chunk_shape(problem.samples, chosen.chunk_size)
+    smaller = chunk_size_of_gradient(problem, chosen.strategy, chosen.chunk_size)
     nodes, opaque = grouped(problem.graph)
     return Explanation(
         outputs=problem.graph.outputs,
@@ -140,6 +150,7 @@ def _explanation(call: Call, chosen: Plan, known: Sequence[Candidate]) -> Explan
         reason=chosen.reason,
         chunk_size=width,
         chunks=chunks,
+        gradient_chunk_size=chunk_shape(problem.samples, smaller)[1],
         working_set=candidate(problem, chosen.strategy, width).working_set or 0.0,
         candidates=tuple(map(cut, known)),
         nodes=nodes,

@@ -63,7 +63,7 @@ def run(cases: Sequence[Case], second: bool = False) -> list[Outcome]:
             rounded = (
                 attempt(i, "rounded", lambda: case.expected(names[i], given, shared_rounded)) if exact[i] else None
             )
-            here = case.call.under != "eager" and (i, "expected") not in errors
+            here = case.call.under != "eager" and not {(i, "expected"), (i, "rounded")} & errors.keys()
             found.append(
                 (expected, rounded, attempt(i, "found", lambda: case.found(names[i], *given)) if here else None)
             )
@@ -77,9 +77,11 @@ def run(cases: Sequence[Case], second: bool = False) -> list[Outcome]:
         return [_failure_to_compile(cases[0], error, names[0], inputs[0][0])]
     outcomes = []
     for i, (case, (expected, rounded, found)) in enumerate(zip(cases, results, strict=True)):
-        if case.call.under == "eager" and (i, "expected") not in errors:
+        if case.call.under == "eager" and not {(i, "expected"), (i, "rounded")} & errors.keys():
             found = attempt(i, "found", lambda: case.found(names[i], *inputs[i][0]))
-        outcomes.append(_judge(case, expected, rounded, found, errors.get((i, "expected")), errors.get((i, "found"))))
+        # In float64, or in the dtype of the case: there is no Cholesky factorisation in bfloat16.
+        no_reference = errors.get((i, "expected")) or errors.get((i, "rounded"))
+        outcomes.append(_judge(case, expected, rounded, found, no_reference, errors.get((i, "found"))))
     return outcomes
 
 

@@ -72,6 +72,7 @@ class Explanation:
         reason: why, in one sentence.
         chunk_size: how many samples go through the model at once.
         chunks: how many times that is done.
+        gradient_chunk_size: the same number of samples where the result is differentiated.
         working_set: bytes that the intermediate arrays of one chunk take, as predicted.
         candidates: all strategies, with their cost or the reason that they do not apply.
         nodes: what the planner sees of the model: its nodes, those that look the same taken together.
@@ -86,6 +87,7 @@ class Explanation:
     reason: str
     chunk_size: int
     chunks: int
+    gradient_chunk_size: int
     working_set: float
     candidates: tuple[Candidate, ...]
     nodes: tuple[Nodes, ...]
@@ -126,6 +128,8 @@ class Explanation:
         curved = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
         sizes = f"{self.outputs} outputs, {self.inputs} inputs, {self.samples} samples; wants {', '.join(self.wants)}"
         times = f"{self.chunks} chunk{'s' * (self.chunks != 1)} of {self.chunk_size} samples"
+        if self.gradient_chunk_size != self.chunk_size:
+            times += f" ({self.gradient_chunk_size} where it is differentiated)"
         return [
             ("problem", f"{sizes}; curved nodes: {curved}"),
             ("plan", f"{self.strategy}, {times}, working set about {readable(self.working_set)}"),
