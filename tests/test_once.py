@@ -105,6 +105,10 @@ def test_the_matrix_of_a_triangle():
     np.testing.assert_array_equal(form.matrix(rows), np.stack([one, one + 1]))
     infinite = form.matrix(rows.at[1, 0].set(jnp.inf))
     assert np.sum(~np.isfinite(infinite)) == 2  # what is not finite stays where it is
+    matrices = lambda rows: jnp.sin(form.matrix(rows)) * jnp.arange(18.0).reshape(2, 3, 3)
+    check_grads(matrices, (rows,), order=3)
+    check_grads(jax.vmap(matrices, -1), (jnp.stack([rows, 2 * rows], -1),), order=2)
+    assert "scatter" not in str(jax.make_jaxpr(jax.grad(lambda rows: jnp.sum(matrices(rows))))(rows))
 
 
 @pytest.mark.parametrize("outputs, inputs", [(1, 3), (2, 5), (7, 3)])

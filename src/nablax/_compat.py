@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 from jax.core import ShapedArray
@@ -79,6 +80,32 @@ def bilinear_primitive(
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     ad.defbilinear(primitive, by_first, by_second)
     batching.primitive_batchers[primitive] = batched
+    return primitive
+
+
+def linear_primitive(
+    name: str,
+    compute: Callable[..., Any],
+    shape: Callable[..., tuple[tuple[int, ...], Any]],
+    transpose: Callable[..., Any],
+) -> Any:
+    """A linear primitive of one operand, which maps over all leading axes by itself.
+
+    Args:
+        name: its name in printed jaxprs.
+        compute: ``(x, **params) -> result`` in other primitives.
+        shape: (shape, dtype) of the result from the type of the operand.
+        transpose: ``(cotangent, **params) -> cotangent of x``.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(lambda x, **params: ShapedArray(*shape(x, **params)))
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    ad.deflinear2(primitive, lambda cotangent, x, **params: [transpose(cotangent, **params)])
+    batching.primitive_batchers[primitive] = lambda operands, axes, **params: (
+        primitive.bind(jnp.moveaxis(operands[0], axes[0], 0), **params),
+        0,
+    )
     return primitive
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax.strategies.pairs import pair_products
+from nablax.strategies.pairs import pair_products, symmetric
 
 
 class Form(ABC):
@@ -96,9 +96,7 @@ class Pairs(Form):
 
     def matrix(self, rows: Array) -> Array:
         """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle."""
-        parts = jax.lax.split(jnp.moveaxis(rows, 0, -1), range(self.count, 0, -1), axis=1)
-        upper = jnp.stack([jnp.pad(part, ((0, 0), (c, 0))) for c, part in enumerate(parts)], axis=1)
-        return jnp.where(np.tri(self.count, dtype=bool), jnp.swapaxes(upper, 1, 2), upper)
+        return symmetric(jnp.moveaxis(rows, 0, -1), self.first, self.second)
 
 
 @dataclass(frozen=True, eq=False)

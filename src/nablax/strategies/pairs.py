@@ -1,7 +1,7 @@
-"""Products of tangents, pair by pair, as a primitive of its own: ``rows[k] = x[first[k]] * y[second[k]]``.
+"""Products of tangents pair by pair, ``rows[k] = x[first[k]] * y[second[k]]``, and matrices of pairs, as primitives.
 
-It computes what two gathers and a product compute, and differs in its transpose only. That of a gather is a scatter,
-which XLA on a CPU does entry by entry; here it is a sum over partners, sum_e rows[(c, e)] y[e], which is fused.
+They compute what gathers compute, and differ in their transposes only. That of a gather is a scatter, which XLA on a
+CPU does entry by entry; here it is a sum over partners, sum_e rows[(c, e)] y[e], or of two entries of a matrix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax._compat import bilinear_primitive
+from nablax._compat import bilinear_primitive, linear_primitive
 
 Numbers = tuple[int, ...]
 
@@ -60,4 +60,26 @@ def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], *, axis: int,
     return pair_products_p.bind(x, y, axis=axis + 1, **how), 0
 
 
+def symmetric(rows: Array, first: Numbers, second: Numbers) -> Array:
+    """The symmetric matrices (.., n, n) of all their pairs c <= e (.., n (n + 1) / 2)."""
+    return symmetric_p.bind(rows, first=first, second=second)
+
+
+def _matrices(rows: Array, *, first: Numbers, second: Numbers) -> Array:
+    place = np.zeros((max(second) + 1,) * 2, int)
+    place[first, second] = place[second, first] = np.arange(len(first))
+    return jnp.take(rows, place, -1)
+
+
+def _shape_of_matrices(rows: Any, *, second: Numbers, **_: Any) -> tuple[tuple[int, ...], Any]:
+    return (*rows.shape[:-1], max(second) + 1, max(second) + 1), rows.dtype
+
+
+def _entries(matrices: Array, *, first: Numbers, second: Numbers) -> Array:
+    """What both entries of a pair receive; those of the diagonal are one."""
+    c, e = np.array(first), np.array(second)
+    return matrices[..., c, e] + jnp.where(c == e, 0, matrices[..., e, c])
+
+
+symmetric_p = linear_primitive("symmetric", _matrices, _shape_of_matrices, _entries)
 pair_products_p = bilinear_primitive("pair_products", _products, _shape, _by_x, _by_y, _batched)
