@@ -19,17 +19,17 @@ from fuzz.shrink import shrink
 # A rule that is wrong by a thousandth where the model contains an error function, and right everywhere else.
 FAULT = """
 from dataclasses import replace
+from nablax.strategies.adjoint import Adjoint
 from nablax.strategies.forward import Forward
 
-right = Forward.derive
 
-
-def wrong(self, f, v, wants, weights):
+def wrong(right, self, f, v, wants, weights):
     found = right(self, f, v, wants, weights)
     return replace(found, hessian=1.001 * found.hessian) if "erf" in map(str, f.graph.varying_primitives) else found
 
 
-Forward.derive = wrong
+for sweep in (Forward, Adjoint):
+    sweep.derive = lambda *given, right=sweep.derive: wrong(right, *given)
 """
 
 VICTIM = Case(
@@ -68,16 +68,18 @@ def test_a_draw_is_repeated():
 
 
 def test_a_planted_fault_is_found_and_made_small(tmp_path):
+    from nablax.strategies.adjoint import Adjoint
     from nablax.strategies.forward import Forward
 
-    right = Forward.derive
+    right = {sweep: sweep.derive for sweep in (Forward, Adjoint)}
     try:
         exec(FAULT, {})
         outcome = confirm(VICTIM)
         assert outcome.status == "mismatch"
         smallest = shrink(VICTIM, lambda case: run([case])[0].status == "mismatch", most=60)
     finally:
-        Forward.derive = right
+        for sweep, derive in right.items():
+            sweep.derive = derive
         fuzz_case._names.cache_clear()
     assert [step.operation for step in smallest.program.steps] == ["erf"]
     assert smallest.samples == 1

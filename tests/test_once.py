@@ -11,8 +11,8 @@ from jax.test_util import check_grads
 import nablax
 from nablax.graph.inline import inline
 from nablax.graph.once import cosine_p, once, sine_p
+from nablax.graph.pairs import pair_products
 from nablax.strategies.forms import Pairs
-from nablax.strategies.pairs import pair_products
 
 
 def draw(*shape):

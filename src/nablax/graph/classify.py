@@ -14,7 +14,8 @@ from typing import Any
 from jax.extend.core import primitives as p
 
 from nablax.graph.dense import dense_p
-from nablax.graph.once import cosine_p, sine_p
+from nablax.graph.once import cosine_p, once_p, sine_p
+from nablax.graph.pairs import pair_products_p, symmetric_p
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _present(*names: str) -> frozenset[Any]:
 # Choices between operands: linear wherever they are differentiable at all.
 _CHOICES = _present("select_n", "max", "min", "clamp", "abs")
 
-_FLAT = _CHOICES | _present("add", "add_jaxvals", "sub", "neg", "copy", "convert_element_type")
+_FLAT = _CHOICES | _present("add", "add_jaxvals", "sub", "neg", "copy", "convert_element_type") | {once_p}
 
 JAX = Table(
     zero=_present("floor", "ceil", "round", "sign", "is_finite", "stop_gradient", "argmax", "argmin"),
@@ -74,13 +75,14 @@ JAX = Table(
         "concatenate", "dynamic_update_slice", "scatter", "scatter_add", "reduce_sum", "reduce_max", "reduce_min"
     )
     | _present("cumsum", "cummax", "cummin", "sort", "real", "imag", "conj", "complex", "fft", "reduce_window_sum")
-    | _present("name", "reduce_precision", "select_and_gather_add", "sharding_constraint", "device_put"),
+    | _present("name", "reduce_precision", "select_and_gather_add", "sharding_constraint", "device_put")
+    | {symmetric_p},
     elementwise=_FLAT
     | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")
     | _present("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "atan2")
     | _present("logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma", "mul", "div", "one_minus_square")
     | {sine_p, cosine_p},
-    bilinear=_present("mul", "dot_general", "conv_general_dilated") | {dense_p},
+    bilinear=_present("mul", "dot_general", "conv_general_dilated") | {dense_p, pair_products_p},
 )
 
 # Entrywise, but not complex differentiable: a complex operand has two directions.

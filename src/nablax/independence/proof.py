@@ -15,6 +15,8 @@ from typing import Any
 
 from nablax.graph.dense import dense_p
 from nablax.graph.inline import Atom, Constant, Variable
+from nablax.graph.once import cosine_p, once_p, sine_p
+from nablax.graph.pairs import pair_products_p, symmetric_p
 from nablax.independence import arithmetic, calls, indexing, moves
 from nablax.independence.primitives import key_primitives, table
 from nablax.independence.twins import Twin, Twins, constant, is_array, sample_axes, shape_of
@@ -37,6 +39,9 @@ RULES: dict[Any, Any] = {
     **table(arithmetic.RULES),
     **table(indexing.RULES),
     dense_p: arithmetic.dense,
+    **dict.fromkeys((sine_p, cosine_p, once_p), moves.entrywise),
+    pair_products_p: arithmetic.along("axis", "pairs entries of"),
+    symmetric_p: arithmetic.along("axis", "makes matrices of"),
 }
 
 SPECIAL: dict[Any, Any] = table(indexing.SPECIAL)

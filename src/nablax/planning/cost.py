@@ -108,11 +108,12 @@ def _bend_forward(bend: Bend, couples: int) -> float:
 
 def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: bool) -> float:
     entrywise = bend.kind is Kind.ELEMENTWISE
-    if bend.straight:
+    if bend.straight and rows >= couples:
         return A * rows * bend.size * bend.pairs
     if not full:
-        local = 1.5 * ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
-        return couples * (local + 1.5 * ENTRY * A * bend.size)
+        streams = 2.0 if rows < couples else 1.5  # a trace is summed up for every output
+        local = streams * ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
+        return couples * (local + streams * ENTRY * A * bend.size)
     if entrywise and A * C <= FEW:
         return ENTRY * A * C * C * bend.size * bend.pairs
     local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)

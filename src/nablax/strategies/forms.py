@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax.strategies.pairs import pair_products, symmetric
+from nablax.graph.pairs import pair_products, symmetric
 
 
 class Form(ABC):
