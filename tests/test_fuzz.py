@@ -126,3 +126,14 @@ def test_every_operation_between_curved_ones(name):
         calls.append(Call(("hessian",), strategy=strategies[-1], under="grad"))
     outcomes = run([Case(program, call, samples=2, seed=1) for call in calls])
     assert {outcome.status for outcome in outcomes} == {"ok"}, outcomes
+
+
+def test_what_is_made_smaller_keeps_the_coordinates_that_it_names():
+    """Fewer inputs than partial derivatives name would be no model at all."""
+    program = replace(VICTIM.program, inputs="vector", C=2)
+    case = replace(VICTIM, program=program, call=Call((), partials="u_y u_xx"))
+    seen = []
+    smallest = shrink(case, lambda candidate: seen.append(candidate) or "u_y" in candidate.call.partials, most=40)
+    assert smallest.call.partials == "u_y"
+    assert all(candidate.program.C == 2 for candidate in seen if "y" in candidate.call.partials)
+    assert len(seen) > 3

@@ -17,7 +17,7 @@ def shrink(case: Case, fails: Callable[[Case], bool], most: int = 200) -> Case:
     while smaller:
         smaller = False
         for candidate in candidates(case):
-            if candidate in tried:
+            if candidate in tried or not _has_its_coordinates(candidate):
                 continue
             if len(tried) > most:
                 return case
@@ -26,6 +26,12 @@ def shrink(case: Case, fails: Callable[[Case], bool], most: int = 200) -> Case:
                 case, smaller = candidate, True
                 break
     return case
+
+
+def _has_its_coordinates(case: Case) -> bool:
+    """Whether all coordinates that partial derivatives name are still inputs."""
+    named = "".join(name.partition("_")[2] for name in case.call.partials.split())
+    return set(named) <= set("xyz"[: case.program.C])
 
 
 def candidates(case: Case) -> Iterator[Case]:
