@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jax
 import pytest
 from fuzz import case as fuzz_case
 from fuzz.campaign import Campaign
@@ -92,6 +93,18 @@ def test_a_planted_fault_is_found_and_made_small(tmp_path):
         assert ended.returncode == status, ended.stderr
         assert ("AssertionError" in ended.stderr) == bool(fault), ended.stderr
     assert run([smallest])[0].status == "ok"
+
+
+@pytest.mark.parametrize(("off", "status"), [(1e-7, "unstable"), (1e-2, "mismatch")])
+def test_what_rounding_does_to_the_reference_too_is_no_mismatch(monkeypatch, off, status):
+    """Scores of a thousand, all equal: the third derivative of attention is zero, by cancelling eight digits."""
+    steps = Step("product", (0,), 4), Step("attention", (1, 1), 4)
+    program = Program(steps, (2, 2), inputs="vector", outputs="field", C=2, A=2, H=4)
+    case = Case(program, Call((), partials="u_y u_yyy"), seed=871)
+    found = Case.found
+    monkeypatch.setattr(Case, "found", lambda self, *args: jax.tree.map(lambda a: a + off, found(self, *args)))
+    assert run([case])[0].status == "mismatch"
+    assert confirm(case).status == status
 
 
 def test_an_unnamed_exception_is_found():

@@ -171,7 +171,7 @@ class Case:
 
         def partials(*args: Any) -> Any:
             y = lambda x: f(args, x)[0]
-            found = {n: nested.partial(y, args[wrt], n, forward) for n in call.partials.split()}
+            found = {n: nested.partial(y, args[wrt], n, forward and not second) for n in call.partials.split()}
             return found, f(args, args[wrt])[1]
 
         if call.parametric:
