@@ -21,6 +21,7 @@ WHILE = primitives.while_p
 SCAN = primitives.scan_p
 CUSTOM_JVP = primitives.custom_jvp_call_p
 DOT_GENERAL = primitives.dot_general_p
+BROADCAST = primitives.broadcast_in_dim_p
 SELECT = primitives.select_n_p
 
 

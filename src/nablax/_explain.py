@@ -151,6 +151,7 @@ def _explanation(call: Call, chosen: Plan, known: Sequence[Candidate]) -> Explan
         chunk_size=width,
         chunks=chunks,
         gradient_chunk_size=chunk_shape(problem.samples, smaller)[1],
+        blocks=problem.blocks.count if problem.blocks else 1,
         working_set=candidate(problem, chosen.strategy, width).working_set or 0.0,
         candidates=tuple(map(cut, known)),
         nodes=nodes,

@@ -133,8 +133,8 @@ def difference(case: Case, expected: Any, rounded: Any, found: Any) -> Outcome:
 def confirm(case: Case) -> Outcome:
     """A failure, unless it is one of rounding.
 
-    Other numbers repeat it (it is not at a kink), it is larger than what rounding does to the reference (softmax of equal
-    scores of a thousand cancels eight digits in the third derivative), and it is there against a second reference too.
+    Other numbers repeat it (it is not at a kink), it is larger than what rounding does to the reference (softmax of
+    equal scores of a thousand cancels eight digits in the third derivative), and a second reference shows it too.
     """
     outcomes = [run([replace(case, seed=case.seed + 300 * n)])[0] for n in range(4)]
     failed = [n for n, outcome in enumerate(outcomes) if outcome.failed]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from nablax._compat import DOT_GENERAL, expansion, jaxpr_of
 from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
+from nablax.graph.determinants import by_products
 from nablax.graph.once import ONCE
 
 
@@ -103,6 +104,7 @@ def _inline(
         arguments = [read(atom) for atom in eqn.invars]
         here = (eqn.source_info.traceback, *calls)
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive in INLINED else expansion(eqn)
+        inner = inner or by_products(eqn)
         if inner is not None:
             results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here)
         else:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from nablax._compat import CUSTOM_JVP, SCAN, SELECT, loop_arity
+from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, SELECT, loop_arity
 from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 
@@ -120,6 +120,23 @@ class Program:
             if not bent and found.issuperset(node.roots):
                 found = found.union(node.outputs)
         return found
+
+    @cached_property
+    def repeated(self) -> Mapping[Variable, tuple[int, ...]]:
+        """For each variable that repeats what it was broadcast from, the axes along which it does, from behind."""
+        return {
+            eqn.outputs[0]: axes
+            for eqn in self.flat.equations
+            if eqn.primitive is BROADCAST and eqn.outputs[0] in self.varying and (axes := _repeated(eqn))
+        }
+
+
+def _repeated(eqn: Equation) -> tuple[int, ...]:
+    """The axes along which a broadcast repeats its operand, counted from behind: -1 is the last."""
+    given: tuple[int, ...] = eqn.inputs[0].aval.shape  # pyright: ignore[reportAttributeAccessIssue]
+    shape, places = eqn.outputs[0].aval.shape, list(eqn.params["broadcast_dimensions"])
+    kept = {place for place, size in zip(places, given, strict=True) if size == shape[place]}
+    return tuple(k - len(shape) for k in range(len(shape)) if k not in kept)
 
 
 def program(flat: Flat, varying: Sequence[Variable], table: Table = JAX) -> Program:

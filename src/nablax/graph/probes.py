@@ -31,11 +31,13 @@ class Probe:
         node: the node.
         lengths: the lengths of the scans around it, which are the leading axes of its readings.
         straight: whether it is elementwise and its tangents are the same for every x: products of them need one sample.
+        repeated: for each root, the axes along which it repeats itself, counted from behind.
     """
 
     node: Node
     lengths: tuple[int, ...] = ()
     straight: bool = False
+    repeated: tuple[tuple[int, ...], ...] = ()
 
     def zero_nudge(self) -> tuple[Any, ...]:
         """A nudge of zero for every output of the node."""
@@ -50,7 +52,8 @@ def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
             found += probes(node.body, (*lengths, node.equations[0].params["length"]))
         elif node.kind is not Kind.LINEAR:
             straight = node.kind is Kind.ELEMENTWISE and not lengths and program.straight.issuperset(node.roots)
-            found.append(Probe(node, lengths, straight))
+            repeated = tuple(program.repeated.get(root, ()) for root in node.roots)
+            found.append(Probe(node, lengths, straight, repeated))
     return found
 
 

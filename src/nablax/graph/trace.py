@@ -16,6 +16,7 @@ import jax.extend.core as jex
 from jax import Array
 
 from nablax._compat import SELECT, jaxpr_of
+from nablax.graph.blocks import Blocks, blocks
 from nablax.graph.classify import JAX, KINKS, Table
 from nablax.graph.inline import Flat, inline
 from nablax.graph.nodes import Program, program
@@ -77,6 +78,11 @@ class Graph:
     def program(self) -> Program:
         """The equations grouped into nodes, for derivatives by v."""
         return program(self.flat, self.flat.inputs[-1:], self.table)
+
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """Which values depend on their own block of v alone, if any curved one does."""
+        return blocks(self.program)
 
     @cached_property
     def varying_primitives(self) -> frozenset[Any]:

@@ -18,9 +18,9 @@ from jax.extend.core import primitives
 
 from nablax._compat import jaxpr_of
 from nablax.graph.dense import dense_p
-from nablax.graph.inline import Constant, Equation
+from nablax.graph.inline import Constant, Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program
-from nablax.graph.probes import probes
+from nablax.graph.probes import Probe, probes
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
 from nablax.strategies.adjoint import FEW, pairs_pay
@@ -42,6 +42,7 @@ class Bend:
         kind: the form of its second derivative.
         size: numbers in its output, all steps of a loop counted.
         push: work of one tangent through it.
+        roots: how many arrays it reads.
         pairs: second derivatives between its roots that are not zero.
         straight: whether products of its tangents are the same for all samples.
     """
@@ -49,6 +50,7 @@ class Bend:
     kind: Kind
     size: float
     push: float
+    roots: int
     pairs: int
     straight: bool
 
@@ -62,12 +64,13 @@ def work_of_pass(program: Program, in_loops: float = 1.0) -> float:
 
 def bends(program: Program) -> list[Bend]:
     """The curved nodes."""
-    found = []
-    for probe in probes(program):
-        node, steps = probe.node, math.prod(probe.lengths)
-        pairs = max(len(node.pairs), 1)
-        found.append(Bend(node.kind, steps * _size(node), steps * _push(node), pairs, probe.straight))
-    return found
+    return [_bend(probe) for probe in probes(program)]
+
+
+def _bend(probe: Probe) -> Bend:
+    node, steps = probe.node, math.prod(probe.lengths)
+    pairs = max(len(node.pairs), 1)
+    return Bend(node.kind, steps * _size(node), steps * _push(node), len(node.roots), pairs, probe.straight)
 
 
 _IN_LOOPS = {"forward": 1.0, "forward_over_forward": 1.0, "adjoint": PROBED}
@@ -84,11 +87,11 @@ def work(strategy: Strategy, problem: Problem) -> float:
     if order > 2:
         return once + push * (1 + C) ** order * (A if strategy.reverse_mode else 1)
     full = "hessian" in problem.wants.names
-    rows, couples = problem.second_rows
+    rows, couples = problem.second_rows(C)
     curved = bends(program)
     match strategy.name:
         case "forward":
-            return once + push * (C + rows) + sum(_bend_forward(b, couples) for b in curved)
+            return once + sum(_forward(problem, node) * steps for node, steps in _nodes(program))
         case "adjoint":
             return once + push * (C + A) + sum(_bend_adjoint(b, A, C, rows, couples, full) for b in curved)
         case "forward_over_forward":
@@ -98,6 +101,20 @@ def work(strategy: Strategy, problem: Problem) -> float:
             return once + push * (C + A + A * C) + 2 * A * C * sum(_bend_forward(b, 1) for b in curved)
         case _:
             return once + push * (A + 2 * A * C) + 3 * A * C * sum(_bend_forward(b, 1) for b in curved)
+
+
+def _forward(problem: Problem, node: Node) -> float:
+    """Work of the forward sweep in one node."""
+    directions = directions_in(problem, node)
+    rows, couples = problem.second_rows(directions)
+    push = _push(node) * (directions + rows)
+    return push if node.kind is Kind.LINEAR else push + _bend_forward(_bend(Probe(node)), couples)
+
+
+def directions_in(problem: Problem, node: Node) -> int:
+    """How many directions the forward sweep carries through a node."""
+    blocks = problem.blocks
+    return blocks.width if blocks and blocks.holds(node) else problem.directions
 
 
 def _bend_forward(bend: Bend, couples: int) -> float:
@@ -110,17 +127,17 @@ def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: boo
     entrywise = bend.kind is Kind.ELEMENTWISE
     if bend.straight and rows >= couples:
         return A * rows * bend.size * bend.pairs
+    kept = ENTRY * C * bend.roots * bend.size  # tangents of its roots, until its adjoints are known
     if not full:
         streams = 2.0 if rows < couples else 1.5  # a trace is summed up for every output
-        local = streams * ENTRY * bend.size * bend.pairs if entrywise else 6 * bend.push
-        return couples * (local + streams * ENTRY * A * bend.size)
+        local = streams * ENTRY * bend.size if entrywise else 6 * bend.push
+        return kept + couples * bend.pairs * (local + streams * ENTRY * A * bend.size)
     if entrywise and A * C <= FEW:
-        return ENTRY * A * C * C * bend.size * bend.pairs
+        return kept + ENTRY * A * C * C * bend.size * bend.pairs
     local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)
-    pairs = C * (C + 1) // 2
     if pairs_pay(A, C):
-        return pairs * (local + BATCHED * A * bend.size * bend.pairs)
-    return A * C * local + BATCHED * A * C * C * bend.size * bend.pairs
+        return kept + C * (C + 1) // 2 * bend.pairs * (local + BATCHED * A * bend.size)
+    return kept + A * C * bend.pairs * (local + BATCHED * C * bend.size)
 
 
 def _push(node: Node) -> float:
@@ -168,34 +185,31 @@ def _inner_work(jaxpr: Any) -> float:
 
 
 def working_set(problem: Problem, strategy: Strategy) -> float:
-    """Bytes that one sample holds at a time, roughly: its widest intermediate array, twice for every direction that the
-    strategy carries at a time.
+    """Bytes that one sample holds at a time, roughly: its widest array that depends on x, twice for every direction
+    that the strategy carries there.
     """
-    wide = max((_bytes(var.aval) for eqn in problem.graph.jaxpr.eqns for var in eqn.outvars), default=8)
-    return 2 * wide * _carried(problem, strategy)
+    nodes = problem.graph.program.nodes
+    return 2 * max((_held(problem, strategy, node, o) for node in nodes for o in node.outputs), default=8)
 
 
 def kept_set(problem: Problem, strategy: Strategy) -> float:
     """Bytes that one sample keeps until it is differentiated, roughly: all intermediate arrays that depend on x, once
     for every direction.
     """
-    values = sum(steps * sum(_bytes(o.aval) for o in node.outputs) for node, steps in _nodes(problem.graph.program))
-    return values * _carried(problem, strategy)
+    nodes = _nodes(problem.graph.program)
+    return sum(steps * _held(problem, strategy, node, o) for node, steps in nodes for o in node.outputs)
 
 
-def _carried(problem: Problem, strategy: Strategy) -> int:
-    """How many directions a strategy carries at a time."""
+def _held(problem: Problem, strategy: Strategy, node: Node, output: Variable) -> int:
+    """Bytes of an output of a node, once for every direction that a strategy carries there."""
     A, C = problem.A, problem.directions
-    rows, couples = problem.second_rows
+    narrow = directions_in(problem, node)
+    _, couples = problem.second_rows(C)
     held = {
-        "forward": C + rows,
+        "forward": narrow + problem.second_rows(narrow)[0],
         "adjoint": C + (min(A * C, C * (C + 1) // 2) if "hessian" in problem.wants.names else A),
         "forward_over_forward": C * C if "hessian" in problem.wants.names else 2 * couples,
     }.get(strategy.name, A * (1 + C))
     if problem.wants.order < 2:
         held = A if strategy.reverse_mode else C
-    return max(held, 1)
-
-
-def _bytes(aval: Any) -> int:
-    return math.prod(aval.shape) * getattr(aval.dtype, "itemsize", 8)
+    return max(held, 1) * math.prod(output.aval.shape) * output.aval.dtype.itemsize

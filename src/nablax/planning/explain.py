@@ -77,6 +77,8 @@ class Explanation:
         candidates: all strategies, with their cost or the reason that they do not apply.
         nodes: what the planner sees of the model: its nodes, those that look the same taken together.
         opaque: the primitives that nothing is known of.
+        blocks: how many blocks of inputs the model treats apart at first (particles, say), so that the forward sweep
+            needs the directions of one there; 1 if it does not.
     """
 
     outputs: int
@@ -92,6 +94,7 @@ class Explanation:
     candidates: tuple[Candidate, ...]
     nodes: tuple[Nodes, ...]
     opaque: tuple[Opaque, ...]
+    blocks: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON has it."""
@@ -127,6 +130,8 @@ class Explanation:
                 counts[group.kind] += group.count
         curved = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
         sizes = f"{self.outputs} outputs, {self.inputs} inputs, {self.samples} samples; wants {', '.join(self.wants)}"
+        if self.blocks > 1:
+            curved += f"; {self.blocks} blocks of {self.inputs // self.blocks} inputs, apart at first"
         times = f"{self.chunks} chunk{'s' * (self.chunks != 1)} of {self.chunk_size} samples"
         if self.gradient_chunk_size != self.chunk_size:
             times += f" ({self.gradient_chunk_size} where it is differentiated)"

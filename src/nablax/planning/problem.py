@@ -8,6 +8,7 @@ from typing import Any
 
 from nablax._compat import CUSTOM_VJP, WHILE
 from nablax.graph import Graph
+from nablax.graph.blocks import Blocks
 from nablax.graph.trace import equations
 from nablax.strategies import Strategy, Wants
 
@@ -45,14 +46,18 @@ class Problem:
         """How many of the inputs are differentiated by: C, or the coordinates that partial derivatives name."""
         return len({c for index in self.wants.indices for c in index}) if self.wants.indices else self.C
 
-    @property
-    def second_rows(self) -> tuple[int, int]:
+    def second_rows(self, directions: int) -> tuple[int, int]:
         """(second derivatives wanted for each output, pairs of directions that go into them)."""
-        names, n = self.wants.names, self.directions
+        names, n = self.wants.names, directions
         pairs = {"hessian": n * (n + 1) // 2, "hessian_diagonal": n, "laplacian": n}
         rows = pairs | {"laplacian": 1}
         second = sum(len(index) == 2 for index in self.wants.indices)
         return second + sum(rows.get(k, 0) for k in names), second + sum(pairs.get(k, 0) for k in names)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The blocks of inputs that the forward sweep narrows its directions to."""
+        return self.graph.blocks if self.wants.order == 2 and not self.wants.indices else None
 
     @cached_property
     def primitives(self) -> frozenset[Any]:

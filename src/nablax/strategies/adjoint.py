@@ -106,7 +106,7 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
         multiply = _large_products if probe.straight else _products
         return _sum(
             multiply(_flat(form.products(left, right)), _flat(scaled))
-            for scaled, left, right in _pairs(probe.node, second, J, adjoint[0], discards)
+            for scaled, left, right, _ in _pairs(probe, second, J, adjoint[0], discards)
         )
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
@@ -121,8 +121,14 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
         total = jnp.zeros(())
-        for scaled, left, right in _pairs(probe.node, second, J, adjoint[0], discards):
-            total = total + _congruence(_flat(scaled), _flat(left), _flat(right), left is right)
+        for scaled, left, right, repeated in _pairs(probe, second, J, adjoint[0], discards):
+            if repeated:
+                block = contraction(
+                    "ach,eh->ace", _flat(_summed_products(scaled, left, repeated), 2), _flat(_once(right, repeated))
+                )
+                total = total + block + jnp.swapaxes(block, 1, 2)
+            else:
+                total = total + _congruence(_flat(scaled), _flat(left), _flat(right), left is right)
         return total
 
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
@@ -139,22 +145,48 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
 
 
 def _pairs(
-    node: Node, second: Any, J: Tangents, adjoint: Array, discards: bool
-) -> Iterator[tuple[Array, Array, Array]]:
-    """(lambda phi''_ij, J_i, J_j) of an elementwise node, for each of its pairs.
+    probe: Probe, second: Any, J: Tangents, adjoint: Array, discards: bool
+) -> Iterator[tuple[Array, Array, Array, tuple[int, ...]]]:
+    """(lambda phi''_ij, J_i, J_j, axes along which J_j alone is repeated) for each pair of an elementwise node.
 
     What a ``where`` discards may be NaN or infinite. JAX stops it at the ``where``; here it would be multiplied with
     the zero that the ``where`` left in another factor. So an entry is left out that does not bend, or whose value is
     NaN and of which no output knows. (An adjoint of zero alone is not enough: sqrt(x)^3 has one at zero, too.)
+
+    Roots that repeat what they were broadcast from are taken once, their adjoints summed.
     """
     *curvatures, value = second
-    for (i, j), curvature in zip(node.pairs, curvatures, strict=True):
+    for (i, j), curvature in zip(probe.node.pairs, curvatures, strict=True):
         scaled, left, right = adjoint * curvature[None], J[i], J[j]
         if discards:
             out = ((curvature == 0) | (jnp.isnan(value) & jnp.all(adjoint == 0, axis=0)))[None]
             scaled, left = jnp.where(out, 0, scaled), jnp.where(out, 0, left)
             right = left if i == j else jnp.where(out, 0, right)
-        yield scaled, left, right
+            yield scaled, left, right, ()
+            continue
+        both = set(probe.repeated[i]).intersection(probe.repeated[j])
+        if both:
+            scaled = jnp.sum(scaled, tuple(both), keepdims=True)
+            left = _once(left, both)
+            right = left if i == j else _once(right, both)
+        alone = [set(probe.repeated[k]) - both for k in (i, j)]
+        if alone[0] and not alone[1]:
+            left, right, alone = right, left, alone[::-1]
+        yield scaled, left, right, tuple(alone[1]) if not alone[0] else ()
+
+
+def _once(array: Array, axes: Iterable[int]) -> Array:
+    """The first of what is repeated along `axes`."""
+    for axis in axes:
+        array = jax.lax.slice_in_dim(array, 0, 1, axis=array.ndim + axis)
+    return array
+
+
+def _summed_products(scaled: Array, left: Array, axes: tuple[int, ...]) -> Array:
+    """Sum over `axes` of scaled[a,..] left[c,..]: (A, n, ..), without these axes."""
+    names = "".join(chr(ord("A") + k) for k in range(scaled.ndim - 1))
+    kept = "".join(name for k, name in enumerate(names, start=1 - scaled.ndim) if k not in axes)
+    return contraction(f"a{names},c{names}->ac{kept}", scaled, left)
 
 
 FEW = 4

@@ -37,6 +37,18 @@ class Form(ABC):
         """From B[left, right] (k, ...) to the rows of this form."""
         return rows
 
+    def within(self, width: int) -> Form | None:
+        """The same for the `width` directions of one block of inputs, where no other block has a part in it; None if
+        this form has no such part.
+        """
+        return None
+
+    def widened(self, rows: Array, count: int, inner: int) -> Array:
+        """The rows of this form for all directions, from those that the form `within` gave for a value in blocks: of
+        `count` blocks, with `inner` entries behind the number of the block (see `nablax.graph.blocks`).
+        """
+        return rows
+
     def products(self, first: Array, second: Array) -> Array:
         """Rows for the entrywise product of the tangents of two roots: (rows, ...)."""
         left, right = self.partners(first)[0], self.partners(second)[1]
@@ -88,6 +100,30 @@ class Pairs(Form):
             return tangents, tangents
         return tangents[np.array(self.first)], tangents[np.array(self.second)]
 
+    @property
+    def is_diagonal(self) -> bool:
+        return self == Pairs.diagonal(self.count)
+
+    def within(self, width: int) -> Form | None:
+        if self.is_diagonal:
+            return Pairs.diagonal(width)
+        return Pairs.triangle(width) if self.is_triangle else None
+
+    def widened(self, rows: Array, count: int, inner: int) -> Array:
+        shape, width = rows.shape[1:], self.count // count
+        rows = rows.reshape(len(rows), -1, count, inner)
+        first, second = np.array(self.first), np.array(self.second)
+        if self.is_diagonal:
+            picked = jnp.broadcast_to(rows, (count, *rows.shape)).reshape(self.rows, *rows.shape[1:])
+        else:
+            place = np.zeros((width, width), int)
+            place[np.triu_indices(width)] = np.arange(len(rows))
+            lower, upper = np.sort([first % width, second % width], axis=0)
+            picked = rows[place[lower, upper]]
+        block = np.where(first // width == second // width, first // width, -1)
+        own = block[:, None] == np.arange(count)
+        return jnp.where(own[:, None, :, None], picked, 0).reshape(self.rows, *shape)
+
     def products(self, first: Array, second: Array) -> Array:
         if self.first == self.second:
             return super().products(first, second)
@@ -112,6 +148,9 @@ class Trace(Form):
     @property
     def rows(self) -> int:
         return 1
+
+    def within(self, width: int) -> Form | None:
+        return self if self.weights is None or self.weights.ndim == 0 else None
 
     def partners(self, tangents: Array) -> tuple[Array, Array]:
         if self.weights is None:

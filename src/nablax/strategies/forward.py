@@ -24,10 +24,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax.graph import Bound
-from nablax.graph.inline import Constant, Equation, Variable
+from nablax.graph.blocks import Blocks
+from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
 from nablax.strategies.base import Derivatives, Strategy, Wants
-from nablax.strategies.forms import Form
+from nablax.strategies.forms import Form, Pairs
 from nablax.strategies.nested import first_order_partials, forward_jacobian
 from nablax.strategies.sweep import Request
 
@@ -63,47 +64,86 @@ class Forward(Strategy):
             return first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
         request = Request(wants, v.size, weights)
         forms = tuple(request.forms.values())
-        moved, rest = pushed(f, v, request.directions(v), forms)
+        moved, rest = pushed(f, v, request.directions(v), forms, _blocks(f, request))
         rows = [_rows_or_zeros(r, form, moved.value) for r, form in zip(moved.rows, forms, strict=True)]
         return request.results(moved.value, moved.tangents, dict(zip(request.forms, rows, strict=True)), rest)
 
 
-def pushed(f: Bound, v: Array, directions: Array, forms: tuple[Form, ...] = ()) -> tuple[Moving, list[Any]]:
+def _blocks(f: Bound, request: Request) -> Blocks | None:
+    """The blocks of inputs that directions and forms may be narrowed to."""
+    blocks = f.graph.blocks
+    whole = len(request.coordinates) == request.inputs
+    if blocks is None or not whole or None in (form.within(blocks.width) for form in request.forms.values()):
+        return None
+    return blocks
+
+
+def pushed(
+    f: Bound, v: Array, directions: Array, forms: tuple[Form, ...] = (), blocks: Blocks | None = None
+) -> tuple[Moving, list[Any]]:
     """(y with its tangents along `directions` and the rows of `forms`, rest).
 
-    Unlike `jax.jvp`, it does not meet an infinite slope of what a ``where`` discards.
+    Unlike `jax.jvp`, it does not meet an infinite slope of what a ``where`` discards. With `blocks`, the directions are
+    the unit vectors.
     """
     start = Moving(v, directions, (None,) * len(forms))
-    y, *rest = sweep(f.graph.program, [*f.others, start], forms)
+    y, *rest = sweep(f.graph.program, [*f.others, start], forms, blocks)
     if not isinstance(y, Moving):
         y = Moving(y, jnp.zeros((len(directions), *y.shape), y.dtype), (None,) * len(forms))
     return y, [r.value if isinstance(r, Moving) else r for r in rest]
 
 
-def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...]) -> list[Any]:
-    """The outputs of a program, as `Moving` where they depend on x; `inputs` are `Moving` where they do."""
+def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...], blocks: Blocks | None = None) -> list[Any]:
+    """The outputs of a program, as `Moving` where they depend on x; `inputs` are `Moving` where they do.
+
+    Values that fall into `blocks` carry the directions of one block only, which stand for those of all: the others are
+    zero there. They are widened where blocks meet.
+    """
     values: dict[Variable, Any] = {}
     moving: dict[Variable, Moving] = {}
+    narrow: dict[Variable, Moving] = {}
+    thin: list[Form] = []
 
-    def write(variable: Variable, value: Any) -> None:
+    def write(variable: Variable, value: Any, to: dict[Variable, Moving]) -> None:
         if isinstance(value, Moving):
-            moving[variable] = value
+            to[variable] = value
             value = value.value
         values[variable] = value
 
+    def widened(variable: Variable) -> Moving:
+        if variable not in moving:
+            assert blocks is not None
+            moving[variable] = _widened(narrow[variable], forms, blocks, blocks.inner[variable])
+        return moving[variable]
+
     for variable, value in zip(program.flat.inputs, inputs, strict=True):
-        write(variable, value)
+        write(variable, value, moving)
+    if blocks is not None:
+        v = program.flat.inputs[-1]
+        each = jnp.eye(blocks.width, dtype=values[v].dtype)
+        narrow[v] = Moving(values[v], jnp.tile(each, (1, blocks.count)), (None,) * len(forms))
+        thin = [within for form in forms if (within := form.within(blocks.width))]
     for step in program.steps:
         if isinstance(step, Equation):
             values.update(zip(step.outputs, step(*(read(values, a) for a in step.inputs)), strict=True))
             continue
-        if isinstance(step, Loop):
-            results = _loop(step, values, moving, forms)
+        if blocks is not None and blocks.holds(step):
+            results, to = _node(step, values, [narrow[root] for root in step.roots], tuple(thin)), narrow
         else:
-            results = _node(step, values, [moving[root] for root in step.roots], forms)
+            roots, to = [widened(root) for root in step.roots], moving
+            loop = isinstance(step, Loop)
+            results = _loop(step, values, moving, forms) if loop else _node(step, values, roots, forms)
         for variable, value in results:
-            write(variable, value)
-    return [o.value if isinstance(o, Constant) else moving.get(o, values[o]) for o in program.flat.outputs]
+            write(variable, value, to)
+    moves: Callable[[Any], bool] = lambda o: o in moving or o in narrow
+    return [widened(o) if moves(o) else read(values, o) for o in program.flat.outputs]  # pyright: ignore[reportArgumentType]
+
+
+def _widened(value: Moving, forms: tuple[Form, ...], blocks: Blocks, inner: int) -> Moving:
+    """With tangents and rows for the directions of all blocks."""
+    wide = lambda form, rows: form.widened(rows, blocks.count, inner)
+    rows = (None if r is None else wide(form, r) for form, r in zip(forms, value.rows, strict=True))
+    return Moving(value.value, wide(Pairs.diagonal(blocks.count * blocks.width), value.tangents), tuple(rows))
 
 
 def _node(node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form, ...]) -> list[tuple[Variable, Any]]:

@@ -1,0 +1,279 @@
+"""Blocks of inputs, log determinants and broadcast roots: found where they are, exact, and never claimed elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fuzz import prelude
+from fuzz.operations import OPERATIONS
+from jax.test_util import check_grads
+
+import nablax
+from nablax._compat import CUSTOM_JVP
+from nablax.graph import trace
+from nablax.graph.determinants import _inverse, by_products, slogdet
+from nablax.graph.nodes import Kind
+from nablax.graph.trace import equations
+
+N = 4
+"""Particles, in three dimensions."""
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng((seed, *shape)).normal(size=shape))
+
+
+W, V, U = draw(3, 5), draw(5, 3), draw(N, N)
+
+
+def meet(h):
+    """All particles together."""
+    h = jnp.reshape(h, (N, -1))
+    return jnp.stack([jnp.sum(jnp.tanh(U @ h)), jnp.sum(h[0] * h[1] * jnp.cos(h[2]))])
+
+
+def layer_norm(h):
+    h = h - jnp.mean(h, -1, keepdims=True)
+    return h / jnp.sqrt(jnp.mean(h * h, -1, keepdims=True) + 0.1)
+
+
+def rules_of_all_kinds(r):
+    h = jnp.concatenate([jnp.sin(r @ W), r, jnp.ones((N, 1))], -1)
+    h = jnp.pad(h[:, ::-1], ((0, 0), (1, 1)))[:, 1:8]
+    h = jnp.cumsum(h, axis=1) + jnp.max(h, axis=1, keepdims=True)
+    return jnp.squeeze(jnp.expand_dims(jnp.tanh(h).T, 1), 1).T
+
+
+# Models of particles r (N, 3), whose first part treats each by itself.
+APART = {
+    "dense layers": lambda r: meet(jnp.tanh(jnp.sin(r @ W) @ V)),
+    "distances": lambda r: meet(jnp.exp(-jnp.linalg.norm(r, axis=-1))),
+    "layer norm": lambda r: meet(layer_norm(jnp.sin(r @ W))),
+    "two layouts": lambda r: meet(jnp.einsum("ic,ce->ei", jnp.sin(r), W).T * jnp.sum(r**2, -1)[:, None]),
+    "products of particles": lambda r: meet(jnp.einsum("ic,id->icd", jnp.sin(r), jnp.cos(r)).reshape(N, 9)),
+    "many rules": lambda r: meet(rules_of_all_kinds(r)),
+    "attention": lambda r: meet(jax.nn.softmax(jnp.sin(r @ W) @ (r @ W).T) @ (r @ W)),
+    "determinant": lambda r: jnp.stack(jnp.linalg.slogdet(jnp.tanh(jnp.sin(r @ W) @ draw(5, N)) + 3 * jnp.eye(N))),
+    "what a where discards": lambda r: meet(jnp.where(r > 0, jnp.sqrt(jnp.where(r > 0, r, 1.0)), r**2) @ W),
+    "no meeting": lambda r: jnp.sin(r @ W),
+    "a loop over particles": lambda r: jax.lax.scan(lambda c, s: (jnp.tanh(c + s), c @ c), r[0] @ W, jnp.sin(r @ W))[1],
+    "vmapped": lambda r: meet(jax.vmap(lambda one: jnp.tanh(one @ W) * jnp.sum(one**2))(r)),
+}
+
+
+def graph_of(model, shape=(N, 3)):
+    x = jax.ShapeDtypeStruct((int(np.prod(shape)),), jnp.float64)
+    return trace(lambda v: [jnp.ravel(model(v.reshape(shape)))], [], x)
+
+
+def reference(model, X):
+    H = jax.vmap(jax.hessian(model))(X)
+    flat = (len(X), -1, X[0].size, X[0].size)
+    return H, jnp.diagonal(H.reshape(flat), axis1=2, axis2=3), jnp.trace(H.reshape(flat), axis1=2, axis2=3)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_particles_apart_and_together(name):
+    model, X = APART[name], draw(3, N, 3, seed=1)
+    assert graph_of(model).blocks.count == N
+    H, diagonal, trace = reference(model, X)
+    found = nablax.derivatives(model, "jacobian", "hessian", "hessian_diagonal", "laplacian", strategy="forward")(X)
+    close = lambda a, b: np.testing.assert_allclose(jnp.ravel(a), jnp.ravel(b), rtol=1e-10, atol=1e-10)
+    close(found["jacobian"], jax.vmap(jax.jacfwd(model))(X))
+    close(found["hessian"], H)
+    close(found["hessian_diagonal"], diagonal)
+    close(found["laplacian"], trace)
+
+
+@pytest.mark.parametrize("name", [pytest.param("dense layers", marks=pytest.mark.slow), "determinant"])
+def test_gradients_go_through_blocks(name):
+    X = draw(2, N, 3, seed=2)
+    scaled = lambda p, r: APART[name](p * r)
+    loss = lambda H, L: jnp.sum(jnp.sin(H)) + jnp.sum(L**2)
+
+    def plain(p):
+        H = jax.vmap(jax.hessian(scaled, 1), (None, 0))(p, X)
+        return loss(H, jnp.trace(H.reshape(2, -1, 12, 12), axis1=2, axis2=3))
+
+    def ours(p):
+        found = nablax.derivatives(scaled, "hessian", "laplacian", strategy="forward")(p, X)
+        return loss(found["hessian"], found["laplacian"])
+
+    np.testing.assert_allclose(jax.grad(ours)(1.1), jax.grad(plain)(1.1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("weights", [2.0, np.arange(12.0), np.arange(144.0).reshape(12, 12)], ids=["1", "C", "C, C"])
+def test_weighted_traces(weights):
+    model, X = APART["dense layers"], draw(3, N, 3)
+    H = reference(model, X)[0].reshape(3, -1, 12, 12)
+    full = weights if np.ndim(weights) == 2 else np.diag(np.broadcast_to(weights, 12))
+    found = nablax.laplacian(model, weights=jnp.asarray(weights), strategy="forward")(X)
+    np.testing.assert_allclose(found, jnp.einsum("dace,ce->da", H, full), rtol=1e-10, atol=1e-10)
+
+
+def test_a_vector_that_is_cut_into_particles():
+    """Features of single numbers are blocks of one, and C itself may be the only reshape."""
+    frequencies = draw(1, 6)
+    embedded = lambda x: jnp.sum(jnp.tanh(jnp.sin(x[:, None] * frequencies).reshape(-1) @ draw(30, 4)))
+    assert (graph_of(embedded, (5,)).blocks.count, graph_of(embedded, (5,)).blocks.width) == (5, 1)
+    X = draw(3, 5)
+    found = nablax.hessian(embedded, strategy="forward")(X)
+    np.testing.assert_allclose(found, jax.vmap(jax.hessian(embedded))(X), rtol=1e-10, atol=1e-12)
+    assert graph_of(lambda x: jnp.sum(jnp.tanh(x @ draw(5, 8))), (5,)).blocks is None
+
+
+# Operations that make particles meet, and some that only change their order.
+TOGETHER = {
+    "reversed": lambda h: h[::-1],
+    "rolled": lambda h: jnp.roll(h, 1, axis=0),
+    "rolled by entries": lambda h: jnp.roll(h.reshape(-1), 1).reshape(h.shape),
+    "cumulated": lambda h: jnp.cumsum(h, axis=0),
+    "sorted": lambda h: jnp.sort(h, axis=0),
+    "summed": lambda h: h + jnp.sum(h, axis=0, keepdims=True),
+    "a part": lambda h: jnp.tile(h[:2], (2, 1)),
+    "indexed": lambda h: h[jnp.array([3, 0, 1, 2])],
+    "transposed": lambda h: h.T.reshape(h.shape) @ draw(3, 3),
+    "multiplied": lambda h: U @ h,
+    "multiplied from behind": lambda h: (h.T @ U).T,
+    "with others": lambda h: jnp.einsum("ic,jc->ij", h, h) @ h,
+    "padded": lambda h: jnp.pad(h, ((1, 0), (0, 0)))[:-1],
+    "joined": lambda h: jnp.concatenate([h, h])[2:6],
+    "convolved": lambda h: jax.vmap(lambda c: jnp.convolve(c, jnp.ones(3), "same"), 1, 1)(h),
+    "in a loop": lambda h: jax.lax.scan(lambda c, s: (c + s, c), h[0], h)[1],
+    "outer products": lambda h: (h[:, None] * h[None]).sum(1),
+}
+
+
+def held_and_coupled(graph, v):
+    """The largest derivative of a value in blocks by another block than its own."""
+    blocks = graph.blocks
+    if blocks is None:
+        return 0.0
+    variables = list(blocks.inner)
+
+    def values(v):
+        known = dict(zip(graph.flat.inputs, [v], strict=True))
+        read = lambda atom: atom.value if hasattr(atom, "value") else known[atom]
+        for eqn in graph.flat.equations:
+            known.update(zip(eqn.outputs, eqn(*map(read, eqn.inputs)), strict=True))
+        return [jnp.ravel(known[variable]) for variable in variables]
+
+    worst = 0.0
+    for variable, J in zip(variables, jax.jacfwd(values)(v), strict=True):
+        entry = np.arange(J.shape[0]) // blocks.inner[variable] % blocks.count
+        other = entry[:, None] != np.arange(J.shape[1])[None] // blocks.width
+        worst = max(worst, float(jnp.max(jnp.where(other, jnp.abs(J), 0.0), initial=0.0)))
+    return worst
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_meets_is_not_held_apart(name):
+    model = lambda r: meet(jnp.tanh(TOGETHER[name](jnp.sin(r))))
+    graph, X = graph_of(model), draw(2, N, 3)
+    assert held_and_coupled(graph, jnp.ravel(X[0])) == 0.0
+    curved = [node for node in graph.program.nodes if node.kind is not Kind.LINEAR and graph.blocks.holds(node)]
+    assert len(curved) == 1, "only the sine is before the meeting"
+    found = nablax.hessian(model, strategy="forward")(X)
+    np.testing.assert_allclose(found, jax.vmap(jax.hessian(model))(X), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.mode == "both"])
+def test_no_operation_is_held_that_couples(name):
+    """Every operation of the fuzzer on particles: whatever is said to fall into blocks has a Jacobian that does."""
+    text = OPERATIONS[name].template.format(a="u", b="w", n=4, h=3)
+    operation = eval(f"lambda u, w, W, b, s, k: {text}", {**vars(prelude), "jnp": jnp, "jax": jax, "np": np})
+    result = lambda r: operation(jnp.sin(r), jnp.cos(r), draw(3, 3), draw(3), 0.3, 1)
+    model = lambda r: jnp.sum(jnp.real(jnp.sin(result(r))))
+    assert held_and_coupled(graph_of(model), jnp.ravel(draw(N, 3))) == 0.0
+
+
+def test_explain_tells_of_blocks():
+    told = lambda model: nablax.explain(model, "laplacian")(draw(2, N, 3))
+    assert told(APART["dense layers"]).blocks == N
+    assert "4 blocks of 3 inputs, apart at first" in " ".join(str(told(APART["dense layers"])).split())
+    assert told(meet).blocks == 1
+    assert "apart" not in str(told(meet))
+
+
+def test_blocks_save_the_work_that_they_promise():
+    """Three directions instead of twelve, in all but the last layer."""
+    H = draw(3, 64), draw(64, 64)
+    model = lambda r: jnp.sum(jnp.tanh(U @ jnp.tanh(jnp.tanh(r @ H[0]) @ H[1])))
+    X = draw(16, N, 3)
+    flops = lambda f: jax.jit(f).lower(X).compile().cost_analysis()["flops"]
+    apart = flops(nablax.laplacian(model, strategy="forward"))
+    together = flops(nablax.laplacian(lambda r: model(r[jnp.arange(N)]), strategy="forward"))
+    assert together > 2 * apart
+
+
+def test_log_determinants_are_derived_by_products():
+    A = draw(5, 3, 3) + 2 * jnp.eye(3)[None]
+    np.testing.assert_array_equal(slogdet(A)[1], jnp.linalg.slogdet(A)[1])
+    check_grads(lambda A: slogdet(A)[1], (A,), order=3)
+    check_grads(_inverse, (A,), order=2)
+    single = A[0].astype(jnp.float32)
+    assert {a.dtype for a in jax.jvp(slogdet, (single,), (single,))[1]} == {jnp.dtype("float32")}
+
+
+@jax.custom_jvp
+def _slogdet_lu(A):
+    """Called like what JAX calls its own, and with the same value."""
+    return tuple(jnp.linalg.slogdet(A))
+
+
+_slogdet_lu.defjvp(lambda A, dA: (_slogdet_lu(*A), (jnp.zeros(()), 7 * jnp.sum(dA[0]))))
+
+
+@pytest.mark.parametrize("layout", ["one", "many", "vmapped", "complex", "false friend"])
+def test_which_determinants_are_recognised(layout):
+    matrix = lambda r: jnp.tanh(r @ draw(3, N)) + 3 * jnp.eye(N)
+    many = lambda r: jnp.stack([matrix(r), matrix(2 * r)])
+    model = {
+        "one": lambda r: jnp.linalg.slogdet(matrix(r))[1],
+        "many": lambda r: jnp.linalg.slogdet(many(r))[1],
+        "vmapped": lambda r: jax.vmap(jnp.linalg.slogdet)(many(r))[1],
+        "complex": lambda r: jnp.linalg.slogdet(matrix(r) * (1 + 1j * jnp.sin(r[0, 0])))[1],
+        "false friend": lambda r: _slogdet_lu(matrix(r))[1],
+    }[layout]
+    X = draw(2, N, 3, seed=3)
+    rules = [eqn for eqn in equations(jax.make_jaxpr(model)(X[0]).jaxpr) if eqn.primitive is CUSTOM_JVP]
+    assert (by_products(rules[0]) is not None) == (layout in ("one", "many", "vmapped"))
+    found = nablax.hessian(model, strategy="forward" if layout == "one" else "adjoint")(X)
+    np.testing.assert_allclose(found, jax.vmap(jax.hessian(model))(X), rtol=1e-9, atol=1e-10)
+
+
+# Products and quotients of arrays that repeat themselves along different axes.
+BROADCAST = {
+    "row and column": lambda a, b: a[:, None] * b[None],
+    "quotient": lambda a, b: a[:, None] / (2 + jnp.sin(b))[None],
+    "matrix by row": lambda a, b: jnp.outer(a, b) * jnp.exp(a)[:, None],
+    "row by matrix": lambda a, b: jnp.exp(a)[:, None] / (2 + jnp.outer(jnp.sin(a), b)),
+    "both repeat": lambda a, b: jnp.broadcast_to(a[:, None], (4, 3)) * jnp.broadcast_to(jnp.sin(a)[:, None], (4, 3)),
+    "number": lambda a, b: jnp.sum(a) * b / (3 + jnp.sum(jnp.sin(b))),
+    "three axes": lambda a, b: a[:, None, None] * jnp.outer(b, jnp.sin(b))[None] + jnp.outer(a, b)[:, None] ** 3,
+    "in a loop": lambda a, b: jax.lax.scan(lambda c, r: (c, c[:, None] * r / (2 + jnp.sin(c[None]))), a, b)[1],
+    "in a where": lambda a, b: jnp.where(b > 0, a[:, None] / jnp.where(b > 0, b, 1.0)[None], b**2),
+}
+
+
+@pytest.mark.parametrize("outputs", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", BROADCAST)
+def test_roots_that_repeat_themselves(name, outputs):
+    def model(M, x):
+        y = jnp.ravel(BROADCAST[name](jnp.tanh(x[:4]), jnp.sin(x[4:])))
+        return jnp.tanh(y @ M[: y.size, :outputs])
+
+    M, X = draw(60, 5), draw(3, 7)
+    H = jax.vmap(jax.hessian(model, 1), (None, 0))(M, X)
+    found = nablax.derivatives(model, "hessian", "hessian_diagonal", "laplacian", strategy="adjoint")(M, X)
+    np.testing.assert_allclose(found["hessian"], H, rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(found["hessian_diagonal"], jnp.diagonal(H, axis1=2, axis2=3), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(found["laplacian"], jnp.trace(H, axis1=2, axis2=3), rtol=1e-10, atol=1e-11)
+    if outputs == 1 and name not in ("quotient", "in a loop"):
+        return
+    loss = lambda hessian: lambda M: jnp.sum(jnp.sin(hessian(M, X)))
+    plain = jax.grad(loss(jax.vmap(jax.hessian(model, 1), (None, 0))))(M)
+    np.testing.assert_allclose(
+        jax.grad(loss(nablax.hessian(model, strategy="adjoint")))(M), plain, rtol=1e-9, atol=1e-10
+    )
