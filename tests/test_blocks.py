@@ -14,6 +14,9 @@ from nablax.graph import trace
 from nablax.graph.determinants import _inverse, by_products, slogdet
 from nablax.graph.nodes import Kind
 from nablax.graph.trace import equations
+from nablax.strategies.base import Wants
+from nablax.strategies.forward import _blocks as blocks_of
+from nablax.strategies.sweep import Request
 
 N = 4
 """Particles, in three dimensions."""
@@ -102,13 +105,34 @@ def test_gradients_go_through_blocks(name):
     np.testing.assert_allclose(jax.grad(ours)(1.1), jax.grad(plain)(1.1), rtol=1e-9)
 
 
-@pytest.mark.parametrize("weights", [2.0, np.arange(12.0), np.arange(144.0).reshape(12, 12)], ids=["1", "C", "C, C"])
-def test_weighted_traces(weights):
-    model, X = APART["dense layers"], draw(3, N, 3)
+WEIGHTS = {"1": 2.0, "C": np.arange(12.0) - 3, "C, C": np.arange(144.0).reshape(12, 12)}
+
+
+@pytest.mark.parametrize("shape", WEIGHTS)
+@pytest.mark.parametrize("name", ["dense layers", "determinant", "layer norm"])
+def test_weighted_traces(name, shape):
+    model, X, weights = APART[name], draw(3, N, 3), WEIGHTS[shape]
     H = reference(model, X)[0].reshape(3, -1, 12, 12)
     full = weights if np.ndim(weights) == 2 else np.diag(np.broadcast_to(weights, 12))
-    found = nablax.laplacian(model, weights=jnp.asarray(weights), strategy="forward")(X)
-    np.testing.assert_allclose(found, jnp.einsum("dace,ce->da", H, full), rtol=1e-10, atol=1e-10)
+    wants = ("laplacian", "jacobian") if name != "layer norm" else ("laplacian", "hessian_diagonal")
+    found = nablax.derivatives(model, *wants, weights=jnp.asarray(weights), strategy="forward")(X)
+    np.testing.assert_allclose(found["laplacian"], jnp.einsum("dace,ce->da", H, full), rtol=1e-10, atol=1e-9)
+    jacobian = jax.vmap(jax.jacfwd(model))(X)
+    wanted = jacobian if "jacobian" in found else jnp.diagonal(H, axis1=2, axis2=3).reshape(jacobian.shape)
+    np.testing.assert_allclose(found[wants[1]], wanted, rtol=1e-10, atol=1e-9)
+
+
+def test_masses_are_weighted_where_directions_start():
+    """The Laplacian of particles with masses costs six directions instead of twelve, and its gradient is right."""
+    graph = graph_of(APART["dense layers"])
+    requested = lambda weights: Request(Wants(frozenset({"laplacian"})), 12, weights)
+    assert blocks_of(graph.bind([]), requested(jnp.ones(12))) is graph.blocks
+    assert blocks_of(graph.bind([]), requested(jnp.ones((12, 12)))) is None
+    model, X = APART["dense layers"], draw(2, N, 3)
+    H = lambda: jax.vmap(jax.hessian(model))(X).reshape(2, -1, 12, 12)
+    ours = jax.grad(lambda w: jnp.sum(nablax.laplacian(model, weights=w, strategy="forward")(X) ** 2))(jnp.arange(12.0))
+    plain = jax.grad(lambda w: jnp.sum(jnp.einsum("dacc,c->da", H(), w) ** 2))(jnp.arange(12.0))
+    np.testing.assert_allclose(ours, plain, rtol=1e-9)
 
 
 def test_a_vector_that_is_cut_into_particles():

@@ -43,6 +43,10 @@ class Form(ABC):
         """
         return None
 
+    def seeds(self, tangents: Array) -> Array:
+        """What the form `within` needs of x itself: the tangents (width, C) of all blocks at once, and perhaps more."""
+        return tangents
+
     def widened(self, rows: Array, count: int, inner: int) -> Array:
         """The rows of this form for all directions, from those that the form `within` gave for a value in blocks: of
         `count` blocks, with `inner` entries behind the number of the block (see `nablax.graph.blocks`).
@@ -150,7 +154,14 @@ class Trace(Form):
         return 1
 
     def within(self, width: int) -> Form | None:
-        return self if self.weights is None or self.weights.ndim == 0 else None
+        if self.weights is None or self.weights.ndim == 0:
+            return self
+        return Halves(width) if self.weights.ndim == 1 and 2 * width < len(self.weights) else None
+
+    def seeds(self, tangents: Array) -> Array:
+        if self.weights is None or self.weights.ndim == 0:
+            return tangents
+        return jnp.concatenate([tangents, tangents * self.weights.astype(tangents.dtype)[None]])
 
     def partners(self, tangents: Array) -> tuple[Array, Array]:
         if self.weights is None:
@@ -162,6 +173,27 @@ class Trace(Form):
         return tangents, tangents * jnp.reshape(
             jnp.broadcast_to(weights, tangents.shape[:1]), (-1, *[1] * (tangents.ndim - 1))
         )
+
+    def reduce(self, rows: Array) -> Array:
+        return rows.sum(axis=0, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Halves(Form):
+    """sum_c B[J_c, K_c], one row, of twice as many tangents as directions: first the J_c, then the K_c = W_c J_c.
+
+    A weight of each input by itself differs from block to block, so that directions of all blocks at once cannot be
+    weighted where they are paired; they are weighted where they start.
+    """
+
+    count: int
+
+    @property
+    def rows(self) -> int:
+        return 1
+
+    def partners(self, tangents: Array) -> tuple[Array, Array]:
+        return tangents[: self.count], tangents[self.count :]
 
     def reduce(self, rows: Array) -> Array:
         return rows.sum(axis=0, keepdims=True)

@@ -28,7 +28,7 @@ from nablax.graph.blocks import Blocks
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
 from nablax.strategies.base import Derivatives, Strategy, Wants
-from nablax.strategies.forms import Form, Pairs
+from nablax.strategies.forms import Form, Halves, Pairs
 from nablax.strategies.nested import first_order_partials, forward_jacobian
 from nablax.strategies.sweep import Request
 
@@ -72,10 +72,11 @@ class Forward(Strategy):
 def _blocks(f: Bound, request: Request) -> Blocks | None:
     """The blocks of inputs that directions and forms may be narrowed to."""
     blocks = f.graph.blocks
-    whole = len(request.coordinates) == request.inputs
-    if blocks is None or not whole or None in (form.within(blocks.width) for form in request.forms.values()):
+    if blocks is None or len(request.coordinates) < request.inputs:
         return None
-    return blocks
+    within = [form.within(blocks.width) for form in request.forms.values()]
+    apart = all(within) and (len(within) == 1 or not any(isinstance(form, Halves) for form in within))
+    return blocks if apart else None
 
 
 def pushed(
@@ -120,8 +121,10 @@ def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...], bloc
         write(variable, value, moving)
     if blocks is not None:
         v = program.flat.inputs[-1]
-        each = jnp.eye(blocks.width, dtype=values[v].dtype)
-        narrow[v] = Moving(values[v], jnp.tile(each, (1, blocks.count)), (None,) * len(forms))
+        tangents = jnp.tile(jnp.eye(blocks.width, dtype=values[v].dtype), (1, blocks.count))
+        for form in forms:
+            tangents = form.seeds(tangents)
+        narrow[v] = Moving(values[v], tangents, (None,) * len(forms))
         thin = [within for form in forms if (within := form.within(blocks.width))]
     for step in program.steps:
         if isinstance(step, Equation):
@@ -143,7 +146,8 @@ def _widened(value: Moving, forms: tuple[Form, ...], blocks: Blocks, inner: int)
     """With tangents and rows for the directions of all blocks."""
     wide = lambda form, rows: form.widened(rows, blocks.count, inner)
     rows = (None if r is None else wide(form, r) for form, r in zip(forms, value.rows, strict=True))
-    return Moving(value.value, wide(Pairs.diagonal(blocks.count * blocks.width), value.tangents), tuple(rows))
+    tangents = wide(Pairs.diagonal(blocks.count * blocks.width), value.tangents[: blocks.width])
+    return Moving(value.value, tangents, tuple(rows))
 
 
 def _node(node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form, ...]) -> list[tuple[Variable, Any]]:
