@@ -240,6 +240,48 @@ def test_log_determinants_are_derived_by_products():
     assert {a.dtype for a in jax.jvp(slogdet, (single,), (single,))[1]} == {jnp.dtype("float32")}
 
 
+def test_a_singular_matrix_has_no_derivative():
+    log = lambda A: jnp.linalg.slogdet(A)[1]
+    A = jnp.stack([jnp.ones((2, 2)), jnp.zeros((2, 2)), 2 * jnp.eye(2)])
+    for strategy in ("forward", "reverse"):
+        found = nablax.jacobian(log, strategy=strategy)(A)
+        assert jnp.isnan(found[:2]).all()
+        np.testing.assert_allclose(found[2], jnp.eye(2) / 2)
+
+
+@jax.custom_jvp
+def _fails(A):
+    return jnp.sum(A), jnp.sum(A)
+
+
+@_fails.defjvp
+def _fails_jvp(A, dA):
+    raise NotImplementedError
+
+
+def test_rules_that_are_not_needed_are_not_called():
+    M = jnp.ones((3, 3))
+    model = lambda r: jnp.sum(jnp.sin(r * _fails(M)[0]))
+    found = nablax.hessian(model, strategy="forward")(draw(2, N, 3))
+    np.testing.assert_allclose(found, jax.vmap(jax.hessian(model))(draw(2, N, 3)), rtol=1e-10)
+
+
+EMPTY = {
+    "no other particles": lambda r: jnp.sum(r[:, None, :] * r[:0][None]),
+    "a broadcast to none": lambda r: jnp.sum(jnp.broadcast_to(r[:, None], (4, 0, 3)) ** 2),
+    "a number to none": lambda r: jnp.sum(jnp.broadcast_to(jnp.sum(r), (0,)) ** 2),
+    "between": lambda r: jnp.sum(r[:, None, :] * jnp.zeros((1, 0, 1)) * r[:, None, :]),
+}
+
+
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_values_without_entries(name, strategy):
+    model = lambda r: jnp.sum(jnp.sin(r) ** 2) + EMPTY[name](r)
+    found = nablax.hessian(model, strategy=strategy)(draw(2, N, 3))
+    np.testing.assert_allclose(found, jax.vmap(jax.hessian(model))(draw(2, N, 3)), rtol=1e-10, atol=1e-14)
+
+
 @jax.custom_jvp
 def _slogdet_lu(A):
     """Called like what JAX calls its own, and with the same value."""

@@ -82,7 +82,7 @@ def _through(node: Node, local: dict[Variable, int], count: int) -> dict[Variabl
             found = known.pop() if len(known) == 1 else None
         else:
             found = _along_axis(eqn, moving, count)
-        if found is None:
+        if found is None or not all(math.prod(o.aval.shape) for o in eqn.outputs):  # no entries, no places
             return {}
         local.update(dict.fromkeys(eqn.outputs, found))
     return {o: local[o] for o in node.outputs}

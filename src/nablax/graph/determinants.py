@@ -6,7 +6,8 @@ triangular solve of a small matrix costs many times its arithmetic. Here
     d log|det A| = tr(A^-1 dA),        d A^-1 = -A^-1 dA A^-1,
 
 so that derivatives of every order are products with one inverse. Both ways lose the same digits: as many as the
-condition of A has. Reference: Forward Laplacian (R. Li et al., arXiv 2307.08214), where Slater determinants are derived
+condition of A has. At a singular matrix there is no derivative: here it is NaN, where JAX has infinities whose signs
+come from rounding. Reference: Forward Laplacian (R. Li et al., arXiv 2307.08214), where Slater determinants are derived
 so.
 """
 
@@ -39,7 +40,9 @@ def _slogdet_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
 
 @jax.custom_jvp
 def _inverse(A: Array) -> Array:
-    return jnp.linalg.inv(A)
+    """A^-1; NaN where A is singular, so that what has no derivative is not infinite in a direction of chance."""
+    inverse = jnp.linalg.inv(A)
+    return jnp.where(jnp.all(jnp.isfinite(inverse), (-2, -1), keepdims=True), inverse, jnp.nan)
 
 
 @_inverse.defjvp
@@ -59,24 +62,31 @@ def by_products(eqn: Any) -> Any:
     A = jax.ShapeDtypeStruct(eqn.invars[0].aval.shape, eqn.invars[0].aval.dtype)
     if A.ndim < 2 or A.shape[-1] != A.shape[-2] or 0 in A.shape or A.dtype.kind != "f":
         return None
-    return jax.make_jaxpr(slogdet)(A) if _text(eqn, A) in _texts_of_jax(A) else None
+    if [(o.aval.shape, o.aval.dtype) for o in eqn.outvars] != 2 * [(A.shape[:-2], A.dtype)]:
+        return None
+    own = _text(eqn, A)
+    return jax.make_jaxpr(slogdet)(A) if own and own in (_text(known, A) for known in _rules_of_jax(A)) else None
 
 
-def _text(eqn: Any, A: jax.ShapeDtypeStruct) -> str:
-    """What an equation computes, and what its derivative does."""
+def _text(eqn: Any, A: jax.ShapeDtypeStruct) -> str | None:
+    """What an equation and its derivative compute; None where its rule fails, or the text would not show all of it."""
     bound = lambda A: eqn.primitive.bind(A, **eqn.primitive.get_bind_params(eqn.params))
-    return str(jax.make_jaxpr(lambda A, dA: (bound(A), jax.jvp(bound, (A,), (dA,))))(A, A).jaxpr)
+    try:
+        closed = jax.make_jaxpr(lambda A, dA: (bound(A), jax.jvp(bound, (A,), (dA,))))(A, A)
+    except Exception:  # whatever a rule of the user raises: it is not the one of JAX
+        return None
+    return None if closed.consts else str(closed.jaxpr)
 
 
-def _texts_of_jax(A: jax.ShapeDtypeStruct) -> list[str]:
-    """The texts of `jnp.linalg.slogdet` for many matrices at once, and of the one for a single matrix under `vmap`."""
+def _rules_of_jax(A: jax.ShapeDtypeStruct) -> list[Any]:
+    """The equation of `jnp.linalg.slogdet` for many matrices at once, and those for fewer of them under `vmap`."""
     function: Any = jnp.linalg.slogdet
     functions = [function]
     for _ in A.shape[:-2]:
         function = jax.vmap(function)
         functions.append(function)
     found = (_first_rule(jax.make_jaxpr(function)(A).jaxpr) for function in functions)
-    return [_text(eqn, A) for eqn in found if eqn is not None]
+    return [eqn for eqn in found if eqn is not None]
 
 
 def _first_rule(jaxpr: Any) -> Any:

@@ -136,7 +136,7 @@ def _repeated(eqn: Equation) -> tuple[int, ...]:
     given: tuple[int, ...] = eqn.inputs[0].aval.shape  # pyright: ignore[reportAttributeAccessIssue]
     shape, places = eqn.outputs[0].aval.shape, list(eqn.params["broadcast_dimensions"])
     kept = {place for place, size in zip(places, given, strict=True) if size == shape[place]}
-    return tuple(k - len(shape) for k in range(len(shape)) if k not in kept)
+    return tuple(k - len(shape) for k, size in enumerate(shape) if k not in kept and size > 0)
 
 
 def program(flat: Flat, varying: Sequence[Variable], table: Table = JAX) -> Program:
