@@ -142,7 +142,9 @@ def outcome(mutant: Mutant, tests: list[str], copy: Path) -> str:
     place = copy / mutant.path.relative_to(ROOT)
     original = place.read_text()
     environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    line = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
+    names = copy / "names-of-tests.txt"  # thousands of them are too long for a command line
+    names.write_text("\n".join(tests))
+    line = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", f"@{names}"]
     try:
         place.write_text(mutant.code)
         ended = subprocess.run(line, cwd=copy, env=environment, capture_output=True, timeout=ENDLESS, check=False)
