@@ -9,8 +9,9 @@ from fuzz.operations import OPERATIONS
 from jax.test_util import check_grads
 
 import nablax
-from nablax._compat import CUSTOM_JVP
+from nablax._compat import CUSTOM_JVP, DOT_GENERAL
 from nablax.graph import trace
+from nablax.graph.dense import dense_p
 from nablax.graph.determinants import _inverse, by_products, slogdet
 from nablax.graph.nodes import Kind
 from nablax.graph.trace import equations
@@ -54,6 +55,9 @@ APART = {
     "layer norm": lambda r: meet(layer_norm(jnp.sin(r @ W))),
     "two layouts": lambda r: meet(jnp.einsum("ic,ce->ei", jnp.sin(r), W).T * jnp.sum(r**2, -1)[:, None]),
     "products of particles": lambda r: meet(jnp.einsum("ic,id->icd", jnp.sin(r), jnp.cos(r)).reshape(N, 9)),
+    "the right of two factors": lambda r: meet(
+        jnp.einsum("ab,cib->aci", draw(2, 3), jnp.sin(r)[None]).reshape(-1, N).T
+    ),
     "many rules": lambda r: meet(rules_of_all_kinds(r)),
     "attention": lambda r: meet(jax.nn.softmax(jnp.sin(r @ W) @ (r @ W).T) @ (r @ W)),
     "determinant": lambda r: jnp.stack(jnp.linalg.slogdet(jnp.tanh(jnp.sin(r @ W) @ draw(5, N)) + 3 * jnp.eye(N))),
@@ -210,6 +214,26 @@ def test_no_operation_is_held_that_couples(name):
     result = lambda r: operation(jnp.sin(r), jnp.cos(r), draw(3, 3), draw(3), 0.3, 1)
     model = lambda r: jnp.sum(jnp.real(jnp.sin(result(r))))
     assert held_and_coupled(graph_of(model), jnp.ravel(draw(N, 3))) == 0.0
+
+
+# Contractions of s (N, 3) that keep particles apart, with their axis free or batched in either factor.
+PRODUCTS = {
+    "free on the right": lambda s: jnp.einsum("ab,cib->iac", draw(2, 3), s[None]),
+    "free on the left": lambda s: jnp.einsum("cib,ab->ica", s[None], draw(2, 3)),
+    "batched on the left": lambda s: jnp.einsum("icb,iba->ica", s[:, None], draw(N, 3, 2)),
+    "batched on the right": lambda s: jnp.einsum("iba,ibc->iac", draw(N, 3, 2), s[..., None]),
+    "batched in both": lambda s: jnp.einsum("ib,ic->ibc", s, jnp.cos(s)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_that_keep_particles_apart(name):
+    model, X = lambda r: meet(PRODUCTS[name](jnp.sin(r))), draw(2, N, 3)
+    graph = graph_of(model)
+    products = [node for node in graph.program.nodes if node.equations[0].primitive in (dense_p, DOT_GENERAL)]
+    assert graph.blocks.holds(products[0])
+    found = nablax.laplacian(model, strategy="forward")(X)
+    np.testing.assert_allclose(jnp.ravel(found), jnp.ravel(reference(model, X)[2]), rtol=1e-10, atol=1e-10)
 
 
 def test_explain_tells_of_blocks():
