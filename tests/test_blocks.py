@@ -367,3 +367,13 @@ def test_roots_that_repeat_themselves(name, outputs):
     np.testing.assert_allclose(
         jax.grad(loss(nablax.hessian(model, strategy="adjoint")))(M), plain, rtol=1e-9, atol=1e-10
     )
+
+
+def test_a_root_that_repeats_itself_is_contracted_once():
+    """A quotient by a norm has three pairs of roots; the same norm times ones does not show that it repeats itself."""
+    M, X = draw(12, 64), draw(4, 12)
+    quotient = lambda spread: lambda x: jnp.sum(jnp.tanh((x @ M) / spread(2 + jnp.sum(jnp.sin(x)))))
+    flops = lambda f: jax.jit(nablax.hessian(f, strategy="adjoint")).lower(X).compile().cost_analysis()["flops"]
+    shown = flops(quotient(lambda n: jnp.broadcast_to(n, (64,))))
+    hidden = flops(quotient(lambda n: n * (1 + jnp.arange(64.0) / 64)))
+    assert hidden > 1.5 * shown
