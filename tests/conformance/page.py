@@ -56,7 +56,7 @@ and the rule of JAX moves the phase along with x in a way that depends on the pa
 has a Hessian, and it is right here too: `jnp.abs(f(ch)[1])`.
 
 The last table holds the layers that the tests of [folx](https://github.com/microsoft/folx) put through its forward
-Laplacian, written anew. Not covered: its sparse Jacobians, hand-written Hessians and Pallas kernels, which have no
+Laplacian, written anew. Not covered: its arrays of sparse Jacobians, hand-written Hessians and Pallas kernels, with no
 counterpart here.
 """
 

@@ -100,7 +100,7 @@ class Pairs(Form):
         return self == Pairs.triangle(self.count)
 
     def partners(self, tangents: Array) -> tuple[Array, Array]:
-        if self.first == self.second == tuple(range(self.count)):
+        if self.is_diagonal:
             return tangents, tangents
         return tangents[np.array(self.first)], tangents[np.array(self.second)]
 
