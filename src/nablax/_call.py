@@ -22,6 +22,7 @@ from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import Batch, find_batch, move_out
 from nablax.batching.chunks import map_samples, smaller_if_differentiated
 from nablax.batching.shards import Placement, find_shards, placements
+from nablax.graph.merge import call_merged
 from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, chunk_size_of_gradient, tune
 from nablax.strategies import Derivatives, Strategy, Wants, refused_by_jax
 
@@ -200,8 +201,9 @@ def _derived(
 ) -> Derivatives:
     """The derivatives of one sample; what JAX has no rule for is an error with a name."""
     f = sample.graph.bind(others)
+    derive = lambda others, v, weights: strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
     try:
-        return strategy.derive(f, v, sample.wants, weights)
+        return call_merged(derive, others, v, weights)
     except NablaxError:
         raise
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Equation:
 
     Attributes:
         calls: tracebacks of the equation and of the calls around it, innermost first, for `nablax.graph.lines`.
+        effects: what it does besides, such as printing a line.
     """
 
     primitive: Any
@@ -50,6 +51,7 @@ class Equation:
     params: dict[str, Any]
     context: Any
     calls: tuple[Any, ...] = ()
+    effects: Collection[Any] = ()
 
     def __call__(self, *values: Any) -> list[Any]:
         with self.context.manager:
@@ -124,7 +126,7 @@ def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable], 
         primitive, arguments = dense_p, (arguments[x], arguments[W])
     elif primitive in ONCE and results[0].aval.dtype.kind == "f" and params.get("accuracy") is None:
         primitive, params = ONCE[primitive], {}
-    return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx, calls)
+    return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx, calls, eqn.effects)
 
 
 def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) -> Atom:

@@ -37,6 +37,7 @@ class Wants:
         return max([by_name, *map(len, self.indices)])
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Derivatives:
     """What a strategy returns for one sample; what was not asked for may be None.

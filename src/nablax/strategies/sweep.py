@@ -41,7 +41,8 @@ class Request:
 
     def directions(self, v: Array) -> Array:
         """(n, C): the unit vectors of the coordinates."""
-        return jnp.eye(self.inputs, dtype=v.dtype)[np.array(self.coordinates, int)]
+        unit = jnp.eye(self.inputs, dtype=v.dtype)
+        return unit if len(self.coordinates) == self.inputs else unit[np.array(self.coordinates, int)]
 
     def results(self, y: Array, columns: Array, rows: Mapping[str, Array], rest: list[Array]) -> Derivatives:
         """Derivatives from the value (A,), the tangents (n, A) and the rows (k, A) of every form; a Hessian may be

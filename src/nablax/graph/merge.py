@@ -1,0 +1,120 @@
+"""A derivative as its equations, with none of them twice.
+
+A strategy takes a model apart in several passes, and every pass evaluates the model again. Within one program the
+compiler would find what is repeated; a gradient goes back through all of it, and each equation takes its time to be
+differentiated, mapped over the samples and lowered. So the equations of a derivative are merged where they compute the
+same, and the ones and zeros that rules of differentiation leave behind are dropped, before anything else is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import primitives
+
+from nablax._compat import BROADCAST
+from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+
+_NEUTRAL: dict[Any, tuple[int, tuple[int, ...]]] = {
+    primitives.mul_p: (1, (0, 1)),
+    primitives.div_p: (1, (1,)),
+    primitives.add_p: (0, (0, 1)),
+    primitives.add_jaxvals_p: (0, (0, 1)),
+    primitives.sub_p: (0, (1,)),
+}
+"""Primitives that hand one operand on where the other is a certain number: (that number, the places for it)."""
+
+
+def call_merged(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, by its equations merged."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    results = merged(inline(closed))(*jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+
+def merged(flat: Flat) -> Flat:
+    """The same function without equations that repeat another one, change nothing, or serve no output."""
+    same: dict[Variable, Atom] = {}
+    filled: dict[Variable, Any] = {}
+    seen: dict[Hashable, tuple[Variable, ...]] = {}
+    kept: list[Equation] = []
+    now = lambda atom: same.get(atom, atom) if isinstance(atom, Variable) else atom
+    for eqn in flat.equations:
+        eqn = replace(eqn, inputs=tuple(map(now, eqn.inputs)))
+        if (operand := _handed_on(eqn, filled)) is not None:
+            same[eqn.outputs[0]] = operand
+            continue
+        earlier = eqn.outputs if eqn.effects else seen.setdefault(tuple(_key(eqn)), eqn.outputs)
+        if earlier is not eqn.outputs:
+            same.update(zip(eqn.outputs, earlier, strict=True))
+            continue
+        if eqn.primitive is BROADCAST and (number := _number(eqn.inputs[0], filled)) is not None:
+            filled[eqn.outputs[0]] = number
+        kept.append(eqn)
+    outputs = tuple(map(now, flat.outputs))
+    return Flat(flat.inputs, outputs, _needed(kept, outputs))
+
+
+def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
+    """The operand that an equation returns as it is, if it does."""
+    if eqn.primitive is BROADCAST:
+        operand = eqn.inputs[0]
+        return operand if _type(operand) == _type(eqn.outputs[0]) else None
+    number, places = _NEUTRAL.get(eqn.primitive, (0, ()))
+    for place in places:
+        other = eqn.inputs[1 - place]
+        if _number(eqn.inputs[place], filled) == number and _type(other) == _type(eqn.outputs[0]):
+            return other
+    return None
+
+
+def _number(atom: Atom, filled: dict[Variable, Any]) -> Any:
+    """The number that every entry is, if that is known."""
+    if isinstance(atom, Variable):
+        return filled.get(atom)
+    return atom.value if _is_host_number(atom.value) else None
+
+
+def _is_host_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and not isinstance(value, jax.Array)
+
+
+def _type(atom: Atom) -> Any:
+    return jax.typeof(atom.value) if isinstance(atom, Constant) else atom.aval
+
+
+def _key(eqn: Equation) -> Iterator[Hashable]:
+    """What equations share that compute the same."""
+    yield eqn.primitive
+    yield eqn.context
+    for atom in eqn.inputs:
+        if isinstance(atom, Variable):
+            yield atom
+        elif _is_host_number(atom.value):  # 0.0 and -0.0 differ, and NaN is itself: compared by their bytes
+            yield type(atom.value), _type(atom), np.asarray(atom.value).tobytes()
+        else:
+            yield id(atom.value)
+    for name, value in eqn.params.items():
+        yield name, type(value), value if _has_hash(value) else id(value)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _needed(equations: list[Equation], outputs: tuple[Atom, ...]) -> tuple[Equation, ...]:
+    """The equations that the outputs depend on, and those that do more than return a result."""
+    wanted, found = set(outputs), []
+    for eqn in reversed(equations):
+        if eqn.effects or not wanted.isdisjoint(eqn.outputs):
+            wanted.update(eqn.inputs)
+            found.append(eqn)
+    return tuple(reversed(found))

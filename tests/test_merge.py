@@ -1,0 +1,105 @@
+"""Equations that compute the same are merged, and nothing else is."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from perceptron import PARAMS, SECOND_ORDER, model
+from perceptron import X as BATCH
+
+import nablax
+from nablax.graph.inline import inline
+from nablax.graph.merge import call_merged, merged
+
+
+def count(function, *args):
+    """name -> number of equations left of `function`."""
+    flat = merged(inline(jax.make_jaxpr(function)(*args)))
+    return collections.Counter(eqn.primitive.name for eqn in flat.equations)
+
+
+X = jnp.array([0.5, -1.5, 2.0])
+
+
+class TestWhatIsMerged:
+    def test_the_same_values(self):
+        assert count(lambda x: jnp.exp(x) * jnp.exp(x), X) == {"exp": 1, "mul": 1}
+        assert count(lambda x: jnp.sum(jnp.exp(x)) + jnp.sum(jnp.exp(x)), X) == {"exp": 1, "reduce_sum": 1, "add": 1}
+
+    def test_ones_and_zeros(self):
+        ones, zeros = jnp.ones_like, jnp.zeros_like
+        assert count(lambda x: (ones(x) * x + zeros(x)) / ones(x) - zeros(x), X) == {}
+        assert count(lambda x: zeros(x) + jnp.exp(x) * ones(x), X) == {"exp": 1}
+
+    def test_what_no_output_needs(self):
+        assert count(lambda x: (jnp.sin(x), jnp.exp(x))[1], X) == {"exp": 1}
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            pytest.param(lambda x: x**2 * x**3, id="parameters"),
+            pytest.param(lambda x: jnp.arctan2(0.0, x) + jnp.arctan2(-0.0, x), id="signs of zero"),
+            pytest.param(lambda x: (x - 0.5) * (0.5 - x), id="order of operands"),
+            pytest.param(lambda x: jnp.maximum(x, 1) * jnp.minimum(x, 1), id="primitives"),
+            pytest.param(lambda x: 0.0 - x, id="zero in the wrong place"),
+            pytest.param(lambda x: 1 / x, id="one in the wrong place"),
+            pytest.param(lambda x: jnp.ones((2, 1)) * x[None], id="ones that broadcast"),
+            pytest.param(lambda x: jnp.ones(3, jnp.complex64) * x, id="ones that convert"),
+            pytest.param(lambda x: x.astype(jnp.float16) + x.astype(jnp.bfloat16), id="types"),
+            pytest.param(lambda x: np.float32([1, 2, 3]) * x + np.float32([3, 2, 1]) * x, id="arrays"),
+        ],
+    )
+    def test_what_differs_is_kept(self, function):
+        expected, found = function(X), call_merged(function, X)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_array_equal(found, expected)
+
+    def test_each_draw_of_random_numbers(self):
+        def function(key):
+            first, second = jax.random.split(key)
+            return jax.random.normal(first, (3,)) - jax.random.normal(second, (3,))
+
+        key = jax.random.key(0)
+        np.testing.assert_array_equal(call_merged(function, key), function(key))
+
+    def test_loops_and_branches(self):
+        def function(x):
+            step = lambda carry, _: (carry * x, jnp.sum(carry))
+            end, sums = jax.lax.scan(step, x, None, length=3)
+            return jax.lax.cond(sums[0] > 0, jnp.sin, jnp.cos, end) + jax.lax.cond(sums[0] > 0, jnp.cos, jnp.sin, end)
+
+        np.testing.assert_allclose(call_merged(function, X), function(X), rtol=1e-6)
+
+    def test_derivatives_of_what_was_merged(self):
+        function = lambda x: jnp.exp(jnp.sin(x)) * jnp.ones_like(x) + jnp.exp(jnp.sin(x)) ** 2
+        check_grads(lambda x: call_merged(function, x), (X,), order=3)
+
+    def test_what_is_printed(self, capsys):
+        def model(x):
+            jax.debug.print("seen")
+            jax.debug.print("seen")
+            return jnp.sin(x)
+
+        call_merged(model, X)
+        jax.effects_barrier()
+        assert capsys.readouterr().out == "seen\n" * 2
+
+
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from equations(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("strategy", SECOND_ORDER)
+def test_a_model_is_evaluated_once(strategy):
+    """Whatever is derived of it, and where that is derived again."""
+    derive = nablax.derivatives(model, "value", "jacobian", "hessian", strategy=strategy)
+    loss = lambda params: sum(jnp.sum(leaf**2) for leaf in derive(params, BATCH).values())
+    for function in (lambda params: derive(params, BATCH), jax.grad(loss)):
+        names = collections.Counter(equations(jax.make_jaxpr(function)(PARAMS)))
+        assert names["tanh"] == 1
