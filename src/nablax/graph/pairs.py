@@ -1,4 +1,5 @@
-"""Products of tangents pair by pair, ``rows[k] = x[first[k]] * y[second[k]]``, and matrices of pairs, as primitives.
+"""Products of tangents pair by pair, ``rows[k] = x[c] y[e] + y[c] x[e]`` for pairs (c, e), and matrices of pairs, as
+primitives.
 
 They compute what gathers compute, and differ in their transposes only. That of a gather is a scatter, which XLA on a
 CPU does entry by entry; here it is a sum over partners, sum_e rows[(c, e)] y[e], or of two entries of a matrix.
@@ -6,8 +7,10 @@ CPU does entry by entry; here it is a sum over partners, sum_e rows[(c, e)] y[e]
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -22,8 +25,22 @@ def pair_products(x: Array, y: Array, first: Numbers, second: Numbers) -> Array:
     return pair_products_p.bind(x, y, first=first, second=second, axis=0)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def pair_squares(x: Array, first: Numbers, second: Numbers) -> Array:
+    """``rows[k] = x[c] x[e]``, half of ``pair_products(x, x, ..)``."""
+    return jnp.take(x, np.array(first), 0) * jnp.take(x, np.array(second), 0)
+
+
+@pair_squares.defjvp
+def _squares_along(first: Numbers, second: Numbers, at: tuple[Array], along: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = at, along
+    return pair_squares(x, first, second), pair_products(x, tangent, first, second)
+
+
 def _products(x: Array, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
-    return jnp.take(x, np.array(first), axis) * jnp.take(y, np.array(second), axis)
+    c, e = np.array(first), np.array(second)
+    take = lambda array, numbers: jnp.take(array, numbers, axis)
+    return take(x, c) * take(y, e) + take(y, c) * take(x, e)
 
 
 def _shape(x: Any, y: Any, *, first: Numbers, axis: int, **_: Any) -> tuple[tuple[int, ...], Any]:
@@ -31,24 +48,26 @@ def _shape(x: Any, y: Any, *, first: Numbers, axis: int, **_: Any) -> tuple[tupl
 
 
 def _by_x(cotangent: Array, x: Any, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
-    """Sum over e of cotangent[(c, e)] y[e], for every direction c of x."""
+    """Sum over the pairs of every direction of x, cotangent[pair] y[partner]; (c, c) is a pair of c twice."""
     rows, partner = _table(first, second, x.aval.shape[axis])
-    spread = lambda array, numbers: jnp.take(array, numbers, axis)  # (.., n, most pairs of a direction, ..)
-    ones = np.ones(cotangent.ndim - axis - 1, int)
-    there = (rows >= 0).reshape(*rows.shape, *ones)
-    return jnp.sum(jnp.where(there, spread(cotangent, rows) * spread(y, partner), 0), axis + 1)
+    products = jnp.take(cotangent, rows, axis) * jnp.take(y, partner, axis)  # (.., n, most pairs of a direction, ..)
+    if (there := rows >= 0).all():
+        return jnp.sum(products, axis + 1)
+    return jnp.sum(jnp.where(there.reshape(*rows.shape, *[1] * (y.ndim - axis - 1)), products, 0), axis + 1)
 
 
-def _by_y(cotangent: Array, x: Array, y: Any, *, first: Numbers, second: Numbers, axis: int) -> Array:
-    return _by_x(cotangent, y, x, first=second, second=first, axis=axis)
+def _by_y(cotangent: Array, x: Array, y: Any, **how: Any) -> Array:
+    return _by_x(cotangent, y, x, **how)
 
 
 def _table(first: Numbers, second: Numbers, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each direction, the pairs that it is the first of and its partners there, padded with -1 and 0."""
-    rows = [[k for k, c in enumerate(first) if c == direction] for direction in range(count)]
-    width = max(map(len, rows))
-    padded = np.array([row + [-1] * (width - len(row)) for row in rows])
-    return padded, np.where(padded >= 0, np.array(second)[padded], 0)
+    """For each direction, the pairs that it belongs to and its partners there, padded with -1 and 0."""
+    pairs = list(enumerate(zip(first, second, strict=True)))
+    of = lambda d: [(k, e) for k, (c, e) in pairs if c == d] + [(k, c) for k, (c, e) in pairs if e == d]
+    found = [of(direction) for direction in range(count)]
+    width = max(map(len, found))
+    padded = np.array([pairs + [(-1, 0)] * (width - len(pairs)) for pairs in found])
+    return padded[..., 0], padded[..., 1]
 
 
 def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], *, axis: int, **how: Any) -> tuple[Array, int]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax.graph.pairs import pair_products, symmetric
+from nablax.graph.pairs import pair_products, pair_squares, symmetric
 
 
 class Form(ABC):
@@ -131,8 +131,9 @@ class Pairs(Form):
     def products(self, first: Array, second: Array) -> Array:
         if self.first == self.second:
             return super().products(first, second)
-        rows = lambda left, right: pair_products(left, right, self.first, self.second)
-        return rows(first, second) if first is second else rows(first, second) + rows(second, first)
+        if first is second:
+            return pair_squares(first, self.first, self.second)
+        return pair_products(first, second, self.first, self.second)
 
     def matrix(self, rows: Array) -> Array:
         """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle."""
