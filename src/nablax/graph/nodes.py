@@ -7,6 +7,7 @@ second derivative; a loop is a node with a graph of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +24,10 @@ from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, 
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 
 Values = Mapping[Variable, Any]
+
+SHORT, MANY = 4, 32
+"""Equations that are as cheap to compute as their result is to read; entries that are worth a call. Both as measured
+on a CPU."""
 
 
 class Kind(Enum):
@@ -64,6 +69,13 @@ class Node:
     others: tuple[Variable, ...]
     equations: tuple[Equation, ...]
     pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def pays_once(self) -> bool:
+        """Whether derivatives of an elementwise node are to be computed once, and not again for every direction that
+        they are multiplied with (see `nablax.graph.once`): the chain is long, and there are enough entries for a call.
+        """
+        return len(self.equations) > SHORT and math.prod(self.outputs[0].aval.shape) >= MANY
 
     def function(self, values: Values) -> Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """phi: values of the roots -> (values of the outputs, values of the others)."""

@@ -24,6 +24,7 @@ from jax import Array
 
 from nablax.graph import Bound
 from nablax.graph.nodes import Kind, Node
+from nablax.graph.once import once
 from nablax.graph.probes import Probe, captured, probes
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
@@ -157,6 +158,7 @@ def _pairs(
     """
     *curvatures, value = second
     for (i, j), curvature in zip(probe.node.pairs, curvatures, strict=True):
+        curvature = once(curvature) if probe.node.pays_once else curvature
         scaled, left, right = adjoint * curvature[None], J[i], J[j]
         if discards:
             out = ((curvature == 0) | (jnp.isnan(value) & jnp.all(adjoint == 0, axis=0)))[None]

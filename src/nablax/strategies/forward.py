@@ -27,6 +27,7 @@ from nablax.graph import Bound
 from nablax.graph.blocks import Blocks
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
+from nablax.graph.once import once
 from nablax.strategies.base import Derivatives, Strategy, Wants
 from nablax.strategies.forms import Form, Halves, Pairs
 from nablax.strategies.nested import first_order_partials, forward_jacobian
@@ -184,6 +185,8 @@ def _elementwise(
     first = first_derivative(node)
     slopes = [first(function, i)(*at) for i in range(len(at))]
     curvatures = [derivative(first(function, i), j)(*at) for i, j in node.pairs] if forms else []
+    if node.pays_once:
+        slopes, curvatures = [once(s) for s in slopes], [once(c) for c in curvatures]
     # A node may round (x.astype(jnp.bfloat16)): what is carried on has the dtype of the value.
     rounded = lambda array: array.astype(outputs[0].dtype)
     tangents = rounded(sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True)))
