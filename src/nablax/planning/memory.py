@@ -18,7 +18,8 @@ CACHE_BYTES = 10 * 2**20
 chunks stream through main memory."""
 
 GRADIENT_BYTES = 24 * 2**20
-"""All intermediate values of a chunk on a CPU where the result is differentiated: they are kept then."""
+"""All intermediate values of a chunk on a CPU where the result is differentiated: they are kept then. Below 32 MiB by a
+margin: for larger blocks, glibc asks the system for fresh memory in every call."""
 
 MEMORY_BYTES = 2**31
 """Working set of a chunk on an accelerator."""
