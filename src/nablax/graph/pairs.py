@@ -20,6 +20,11 @@ from nablax._compat import bilinear_primitive, linear_primitive
 Numbers = tuple[int, ...]
 
 
+def picked(array: Array, numbers: Any, axis: int = 0) -> Array:
+    """The entries with these numbers along an axis, all of which exist: JAX need not ask, for each, whether it does."""
+    return jnp.take(array, np.array(numbers), axis, mode="clip")
+
+
 def pair_products(x: Array, y: Array, first: Numbers, second: Numbers) -> Array:
     """(k, ...), from the directions x and y (n, ...)."""
     return pair_products_p.bind(x, y, first=first, second=second, axis=0)
@@ -28,7 +33,7 @@ def pair_products(x: Array, y: Array, first: Numbers, second: Numbers) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def pair_squares(x: Array, first: Numbers, second: Numbers) -> Array:
     """``rows[k] = x[c] x[e]``, half of ``pair_products(x, x, ..)``."""
-    return jnp.take(x, np.array(first), 0) * jnp.take(x, np.array(second), 0)
+    return picked(x, first) * picked(x, second)
 
 
 @pair_squares.defjvp
@@ -38,9 +43,7 @@ def _squares_along(first: Numbers, second: Numbers, at: tuple[Array], along: tup
 
 
 def _products(x: Array, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
-    c, e = np.array(first), np.array(second)
-    take = lambda array, numbers: jnp.take(array, numbers, axis)
-    return take(x, c) * take(y, e) + take(y, c) * take(x, e)
+    return picked(x, first, axis) * picked(y, second, axis) + picked(y, first, axis) * picked(x, second, axis)
 
 
 def _shape(x: Any, y: Any, *, first: Numbers, axis: int, **_: Any) -> tuple[tuple[int, ...], Any]:
@@ -50,7 +53,7 @@ def _shape(x: Any, y: Any, *, first: Numbers, axis: int, **_: Any) -> tuple[tupl
 def _by_x(cotangent: Array, x: Any, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
     """Sum over the pairs of every direction of x, cotangent[pair] y[partner]; (c, c) is a pair of c twice."""
     rows, partner = _table(first, second, x.aval.shape[axis])
-    products = jnp.take(cotangent, rows, axis) * jnp.take(y, partner, axis)  # (.., n, most pairs of a direction, ..)
+    products = picked(cotangent, rows, axis) * picked(y, partner, axis)  # (.., n, most pairs of a direction, ..)
     if (there := rows >= 0).all():
         return jnp.sum(products, axis + 1)
     return jnp.sum(jnp.where(there.reshape(*rows.shape, *[1] * (y.ndim - axis - 1)), products, 0), axis + 1)
@@ -87,7 +90,7 @@ def symmetric(rows: Array, first: Numbers, second: Numbers) -> Array:
 def _matrices(rows: Array, *, first: Numbers, second: Numbers) -> Array:
     place = np.zeros((max(second) + 1,) * 2, int)
     place[first, second] = place[second, first] = np.arange(len(first))
-    return jnp.take(rows, place, -1)
+    return picked(rows, place, -1)
 
 
 def _shape_of_matrices(rows: Any, *, second: Numbers, **_: Any) -> tuple[tuple[int, ...], Any]:
@@ -96,8 +99,9 @@ def _shape_of_matrices(rows: Any, *, second: Numbers, **_: Any) -> tuple[tuple[i
 
 def _entries(matrices: Array, *, first: Numbers, second: Numbers) -> Array:
     """What both entries of a pair receive; those of the diagonal are one."""
-    c, e = np.array(first), np.array(second)
-    return matrices[..., c, e] + jnp.where(c == e, 0, matrices[..., e, c])
+    c, e, count = np.array(first), np.array(second), matrices.shape[-1]
+    flat = matrices.reshape(*matrices.shape[:-2], count**2)
+    return picked(flat, c * count + e, -1) + jnp.where(c == e, 0, picked(flat, e * count + c, -1))
 
 
 symmetric_p = linear_primitive("symmetric", _matrices, _shape_of_matrices, _entries)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax.graph.pairs import pair_products, pair_squares, symmetric
+from nablax.graph.pairs import pair_products, pair_squares, picked, symmetric
 
 
 class Form(ABC):
@@ -102,7 +102,7 @@ class Pairs(Form):
     def partners(self, tangents: Array) -> tuple[Array, Array]:
         if self.is_diagonal:
             return tangents, tangents
-        return tangents[np.array(self.first)], tangents[np.array(self.second)]
+        return picked(tangents, self.first), picked(tangents, self.second)
 
     @property
     def is_diagonal(self) -> bool:
@@ -118,15 +118,15 @@ class Pairs(Form):
         rows = rows.reshape(len(rows), -1, count, inner)
         first, second = np.array(self.first), np.array(self.second)
         if self.is_diagonal:
-            picked = jnp.broadcast_to(rows, (count, *rows.shape)).reshape(self.rows, *rows.shape[1:])
+            spread = jnp.broadcast_to(rows, (count, *rows.shape)).reshape(self.rows, *rows.shape[1:])
         else:
             place = np.zeros((width, width), int)
             place[np.triu_indices(width)] = np.arange(len(rows))
             lower, upper = np.sort([first % width, second % width], axis=0)
-            picked = rows[place[lower, upper]]
+            spread = picked(rows, place[lower, upper])
         block = np.where(first // width == second // width, first // width, -1)
         own = block[:, None] == np.arange(count)
-        return jnp.where(own[:, None, :, None], picked, 0).reshape(self.rows, *shape)
+        return jnp.where(own[:, None, :, None], spread, 0).reshape(self.rows, *shape)
 
     def products(self, first: Array, second: Array) -> Array:
         if self.first == self.second:
