@@ -186,10 +186,23 @@ def _inner_work(jaxpr: Any) -> float:
 
 def working_set(problem: Problem, strategy: Strategy) -> float:
     """Bytes that one sample holds at a time, roughly: its widest array that depends on x, twice for every direction
-    that the strategy carries there.
+    that the strategy carries there. The adjoint sweep keeps the tangents of all curved nodes until their adjoints come.
     """
     nodes = problem.graph.program.nodes
-    return 2 * max((_held(problem, strategy, node, o) for node in nodes for o in node.outputs), default=8)
+    if strategy.name != "adjoint":
+        return 2 * max((_held(problem, strategy, node, o) for node in nodes for o in node.outputs), default=8)
+    A, C = problem.A, problem.directions
+    rows, _ = problem.second_rows(C)
+    local = min(A * C, 2 * rows) if "hessian" in problem.wants.names else rows
+    widest = max((_bytes(o) for node in nodes for o in node.outputs), default=8)
+    read = {
+        root: math.prod(probe.lengths)
+        for probe in probes(problem.graph.program)
+        if not probe.straight
+        for root, repeated in zip(probe.node.roots, probe.repeated, strict=True)
+        if not repeated
+    }
+    return C * sum(steps * _bytes(root) for root, steps in read.items()) + (C + local) * widest
 
 
 def kept_set(problem: Problem, strategy: Strategy) -> float:
@@ -212,4 +225,8 @@ def _held(problem: Problem, strategy: Strategy, node: Node, output: Variable) ->
     }.get(strategy.name, A * (1 + C))
     if problem.wants.order < 2:
         held = A if strategy.reverse_mode else C
-    return max(held, 1) * math.prod(output.aval.shape) * output.aval.dtype.itemsize
+    return max(held, 1) * _bytes(output)
+
+
+def _bytes(variable: Variable) -> int:
+    return math.prod(variable.aval.shape) * variable.aval.dtype.itemsize

@@ -13,13 +13,12 @@ from nablax.planning.cost import kept_set, working_set
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
 
-CACHE_BYTES = 10 * 2**20
+CACHE_BYTES = 20 * 2**20
 """Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
-chunks stream through main memory."""
+chunks stream through main memory; above 32 MiB, glibc asks the system for fresh memory in every call."""
 
 GRADIENT_BYTES = 24 * 2**20
-"""All intermediate values of a chunk on a CPU where the result is differentiated: they are kept then. Below 32 MiB by a
-margin: for larger blocks, glibc asks the system for fresh memory in every call."""
+"""All intermediate values of a chunk on a CPU where the result is differentiated: they are kept then."""
 
 MEMORY_BYTES = 2**31
 """Working set of a chunk on an accelerator."""
