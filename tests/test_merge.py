@@ -13,6 +13,7 @@ from perceptron import X as BATCH
 import nablax
 from nablax.graph.inline import inline
 from nablax.graph.merge import call_merged, merged
+from nablax.graph.trace import equations
 
 
 def count(function, *args):
@@ -77,22 +78,39 @@ class TestWhatIsMerged:
         function = lambda x: jnp.exp(jnp.sin(x)) * jnp.ones_like(x) + jnp.exp(jnp.sin(x)) ** 2
         check_grads(lambda x: call_merged(function, x), (X,), order=3)
 
-    def test_what_is_printed(self, capsys):
-        def model(x):
-            jax.debug.print("seen")
-            jax.debug.print("seen")
+    def test_draws_that_do_not_say_so(self):
+        draw = lambda: jax.lax.rng_uniform(0.0, 1.0, (3,))
+        assert count(lambda x: x * draw() - draw(), X)["rng_uniform"] == 2
+
+    def test_rules_of_users(self):
+        @jax.custom_jvp
+        def f(x):
             return jnp.sin(x)
 
-        call_merged(model, X)
-        jax.effects_barrier()
-        assert capsys.readouterr().out == "seen\n" * 2
+        f.defjvps(lambda tangent, y, x: 2 * tangent * jnp.cos(x))
+        slope = jax.grad(lambda x: jnp.sum(call_merged(lambda x: f(x) + f(x), x)))
+        np.testing.assert_allclose(slope(X), 4 * jnp.cos(X), rtol=1e-12)
+
+    def test_values_that_are_traced_around_it(self):
+        slope = jax.grad(lambda a: jnp.sum(call_merged(lambda x: a * x + a * x, X)))
+        np.testing.assert_allclose(slope(3.0), 2 * jnp.sum(X), rtol=1e-12)
+
+    def test_results_that_are_operands_or_constants(self):
+        x, number, array = call_merged(lambda x: (x, 2.0, np.arange(3)), X)
+        np.testing.assert_array_equal(x, X)
+        np.testing.assert_array_equal(array, [0, 1, 2])
+        assert number == 2.0
 
 
-def equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            yield from equations(getattr(inner, "jaxpr", inner))
+@pytest.mark.parametrize("strategy", SECOND_ORDER)
+def test_what_is_printed_stays(strategy, capsys):
+    def printing(p, x):
+        jax.debug.print("seen")
+        return model(p, x)
+
+    nablax.hessian(printing, strategy=strategy)(PARAMS, BATCH)
+    jax.effects_barrier()
+    assert "seen" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("strategy", SECOND_ORDER)
@@ -101,5 +119,5 @@ def test_a_model_is_evaluated_once(strategy):
     derive = nablax.derivatives(model, "value", "jacobian", "hessian", strategy=strategy)
     loss = lambda params: sum(jnp.sum(leaf**2) for leaf in derive(params, BATCH).values())
     for function in (lambda params: derive(params, BATCH), jax.grad(loss)):
-        names = collections.Counter(equations(jax.make_jaxpr(function)(PARAMS)))
-        assert names["tanh"] == 1
+        found = collections.Counter(eqn.primitive.name for eqn in equations(jax.make_jaxpr(function)(PARAMS).jaxpr))
+        assert found["tanh"] == 1

@@ -62,6 +62,19 @@ def test_what_stands_for_jax_is_chosen_where_it_computes_the_same():
     assert sine_p not in names(exact, jnp.float32(1.0))
 
 
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
+@pytest.mark.parametrize(
+    "activation, width, held", [(jax.nn.gelu, 64, True), (jax.nn.gelu, 8, False), (jnp.tanh, 64, False)]
+)
+def test_second_derivatives_of_long_chains_are_computed_once(activation, width, held, strategy):
+    """gelu is a long chain, unless it has few entries; tanh is none. And the numbers are the same."""
+    W, V, x = draw(width, 3), draw(2, width), draw(1, 3)
+    hessian = nablax.hessian(lambda x: V @ activation(W @ x), strategy=strategy)
+    assert ("once" in str(jax.make_jaxpr(hessian)(x))) == held
+    expected = jax.hessian(lambda x: V @ activation(W @ x))(x[0])
+    np.testing.assert_allclose(hessian(x)[0], expected, rtol=1e-10, atol=1e-12)
+
+
 PAIRS = {
     "triangle": Pairs.triangle(4),
     "some": Pairs((0, 2, 2, 1), (3, 2, 0, 1), 4),

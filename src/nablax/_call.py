@@ -200,14 +200,13 @@ def _derived(
     strategy: Strategy, sample: OneSample, others: list[Array], v: Array, weights: Array | None
 ) -> Derivatives:
     """The derivatives of one sample; what JAX has no rule for is an error with a name."""
-    f = sample.graph.bind(others)
     derive = lambda others, v, weights: strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
     try:
         return call_merged(derive, others, v, weights)
     except NablaxError:
         raise
     except Exception as error:
-        if not refused_by_jax(f, v, strategy, sample.wants.order):
+        if not refused_by_jax(sample.graph.bind(others), v, strategy, sample.wants.order):
             raise
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise StrategyError(

@@ -1,9 +1,10 @@
-"""A derivative as its equations, with none of them twice.
+"""A derivative as its equations, with none of the plain ones twice.
 
 A strategy takes a model apart in several passes, and every pass evaluates the model again. Within one program the
 compiler would find what is repeated; a gradient goes back through all of it, and each equation takes its time to be
 differentiated, mapped over the samples and lowered. So the equations of a derivative are merged where they compute the
-same, and the ones and zeros that rules of differentiation leave behind are dropped, before anything else is done.
+same, and the ones and zeros that rules of differentiation leave behind are dropped, before anything else is done. The
+bodies of loops and branches, and functions with rules of their own, stay what they are.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ _NEUTRAL: dict[Any, tuple[int, tuple[int, ...]]] = {
     primitives.add_jaxvals_p: (0, (0, 1)),
     primitives.sub_p: (0, (1,)),
 }
-"""Primitives that hand one operand on where the other is a certain number: (that number, the places for it)."""
+"""Primitives that hand one operand on where the other is a certain number: (that number, the places for it). Up to the
+sign of a zero, as XLA has it, which drops them too."""
+
+_FEW = 4096
+"""Entries of a constant that are worth comparing."""
+
+_DRAWS = {primitives.rng_uniform_p}
+"""Primitives that return something else each time, and do not say so by their effects."""
 
 
 def call_merged(function: Callable[..., Any], *args: Any) -> Any:
@@ -42,13 +50,14 @@ def merged(flat: Flat) -> Flat:
     filled: dict[Variable, Any] = {}
     seen: dict[Hashable, tuple[Variable, ...]] = {}
     kept: list[Equation] = []
-    now = lambda atom: same.get(atom, atom) if isinstance(atom, Variable) else atom
+    now = lambda atom: same.get(atom, atom)  # pyright: ignore[reportArgumentType]
     for eqn in flat.equations:
         eqn = replace(eqn, inputs=tuple(map(now, eqn.inputs)))
         if (operand := _handed_on(eqn, filled)) is not None:
             same[eqn.outputs[0]] = operand
             continue
-        earlier = eqn.outputs if eqn.effects else seen.setdefault(tuple(_key(eqn)), eqn.outputs)
+        unique = eqn.effects or eqn.primitive in _DRAWS
+        earlier = eqn.outputs if unique else seen.setdefault(tuple(_key(eqn)), eqn.outputs)
         if earlier is not eqn.outputs:
             same.update(zip(eqn.outputs, earlier, strict=True))
             continue
@@ -76,11 +85,7 @@ def _number(atom: Atom, filled: dict[Variable, Any]) -> Any:
     """The number that every entry is, if that is known."""
     if isinstance(atom, Variable):
         return filled.get(atom)
-    return atom.value if _is_host_number(atom.value) else None
-
-
-def _is_host_number(value: Any) -> bool:
-    return np.ndim(value) == 0 and not isinstance(value, jax.Array)
+    return None if isinstance(atom.value, jax.Array) or np.ndim(atom.value) else atom.value
 
 
 def _type(atom: Atom) -> Any:
@@ -94,10 +99,10 @@ def _key(eqn: Equation) -> Iterator[Hashable]:
     for atom in eqn.inputs:
         if isinstance(atom, Variable):
             yield atom
-        elif _is_host_number(atom.value):  # 0.0 and -0.0 differ, and NaN is itself: compared by their bytes
-            yield type(atom.value), _type(atom), np.asarray(atom.value).tobytes()
-        else:
+        elif isinstance(atom.value, jax.Array) or np.size(atom.value) > _FEW:
             yield id(atom.value)
+        else:  # by the bytes: 0.0 and -0.0 differ, and NaN is itself
+            yield type(atom.value), _type(atom), np.asarray(atom.value).tobytes()
     for name, value in eqn.params.items():
         yield name, type(value), value if _has_hash(value) else id(value)
 
@@ -114,7 +119,7 @@ def _needed(equations: list[Equation], outputs: tuple[Atom, ...]) -> tuple[Equat
     """The equations that the outputs depend on, and those that do more than return a result."""
     wanted, found = set(outputs), []
     for eqn in reversed(equations):
-        if eqn.effects or not wanted.isdisjoint(eqn.outputs):
+        if eqn.effects or not eqn.outputs or not wanted.isdisjoint(eqn.outputs):
             wanted.update(eqn.inputs)
             found.append(eqn)
     return tuple(reversed(found))

@@ -22,12 +22,9 @@ from jax.core import Tracer
 from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, SELECT, loop_arity
 from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+from nablax.graph.once import worth_a_call
 
 Values = Mapping[Variable, Any]
-
-SHORT, MANY = 4, 32
-"""Equations that are as cheap to compute as their result is to read; entries that are worth a call. Both as measured
-on a CPU."""
 
 
 class Kind(Enum):
@@ -75,7 +72,7 @@ class Node:
         """Whether derivatives of an elementwise node are to be computed once, and not again for every direction that
         they are multiplied with (see `nablax.graph.once`): the chain is long, and there are enough entries for a call.
         """
-        return len(self.equations) > SHORT and math.prod(self.outputs[0].aval.shape) >= MANY
+        return worth_a_call(len(self.equations), math.prod(self.outputs[0].aval.shape))
 
     def function(self, values: Values) -> Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """phi: values of the roots -> (values of the outputs, values of the others)."""

@@ -52,25 +52,28 @@ def _shape(x: Any, y: Any, *, first: Numbers, axis: int, **_: Any) -> tuple[tupl
 
 def _by_x(cotangent: Array, x: Any, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
     """Sum over the pairs of every direction of x, cotangent[pair] y[partner]; (c, c) is a pair of c twice."""
-    rows, partner = _table(first, second, x.aval.shape[axis])
+    rows, partner, there = _table(first, second, x.aval.shape[axis])
     products = picked(cotangent, rows, axis) * picked(y, partner, axis)  # (.., n, most pairs of a direction, ..)
-    if (there := rows >= 0).all():
-        return jnp.sum(products, axis + 1)
-    return jnp.sum(jnp.where(there.reshape(*rows.shape, *[1] * (y.ndim - axis - 1)), products, 0), axis + 1)
+    if not there.all():
+        products = jnp.where(there.reshape(*there.shape, *[1] * (y.ndim - axis - 1)), products, 0)
+    return jnp.sum(products, axis + 1)
 
 
 def _by_y(cotangent: Array, x: Array, y: Any, **how: Any) -> Array:
     return _by_x(cotangent, y, x, **how)
 
 
-def _table(first: Numbers, second: Numbers, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each direction, the pairs that it belongs to and its partners there, padded with -1 and 0."""
-    pairs = list(enumerate(zip(first, second, strict=True)))
-    of = lambda d: [(k, e) for k, (c, e) in pairs if c == d] + [(k, c) for k, (c, e) in pairs if e == d]
-    found = [of(direction) for direction in range(count)]
+def _table(first: Numbers, second: Numbers, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each direction, the pairs that it belongs to and its partners there, filled up to the same number; and which
+    of them are no filling.
+    """
+    found: list[list[tuple[int, int, bool]]] = [[] for _ in range(count)]
+    for number, (c, e) in enumerate(zip(first, second, strict=True)):
+        found[c].append((number, e, True))
+        found[e].append((number, c, True))
     width = max(map(len, found))
-    padded = np.array([pairs + [(-1, 0)] * (width - len(pairs)) for pairs in found])
-    return padded[..., 0], padded[..., 1]
+    filled = np.array([own + [(0, 0, False)] * (width - len(own)) for own in found])
+    return filled[..., 0], filled[..., 1], filled[..., 2].astype(bool)
 
 
 def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], *, axis: int, **how: Any) -> tuple[Array, int]:

@@ -186,23 +186,30 @@ def _inner_work(jaxpr: Any) -> float:
 
 def working_set(problem: Problem, strategy: Strategy) -> float:
     """Bytes that one sample holds at a time, roughly: its widest array that depends on x, twice for every direction
-    that the strategy carries there. The adjoint sweep keeps the tangents of all curved nodes until their adjoints come.
+    that the strategy carries there.
     """
+    if strategy.name == "adjoint":
+        return _adjoint_set(problem)
     nodes = problem.graph.program.nodes
-    if strategy.name != "adjoint":
-        return 2 * max((_held(problem, strategy, node, o) for node in nodes for o in node.outputs), default=8)
+    return 2 * max((_held(problem, strategy, node, o) for node in nodes for o in node.outputs), default=8)
+
+
+def _adjoint_set(problem: Problem) -> float:
+    """The same for the adjoint sweep: the tangents of all curved nodes, which it keeps until their adjoints come, and
+    for the widest array one pass, forward or back, and what is contracted there. Tangents that are the same for all
+    samples, and repetitions that are taken once, do not count.
+    """
     A, C = problem.A, problem.directions
     rows, _ = problem.second_rows(C)
-    local = min(A * C, 2 * rows) if "hessian" in problem.wants.names else rows
-    widest = max((_bytes(o) for node in nodes for o in node.outputs), default=8)
-    read = {
-        root: math.prod(probe.lengths)
-        for probe in probes(problem.graph.program)
-        if not probe.straight
-        for root, repeated in zip(probe.node.roots, probe.repeated, strict=True)
-        if not repeated
-    }
-    return C * sum(steps * _bytes(root) for root, steps in read.items()) + (C + local) * widest
+    local = min(A * C, 2 * rows) if "hessian" in problem.wants.names else max(A, rows)
+    widest = max((_bytes(o) for node, _ in _nodes(problem.graph.program) for o in node.outputs), default=8)
+    kept: dict[Variable, int] = {}
+    for probe in probes(problem.graph.program):
+        once = probe.node.kind is Kind.ELEMENTWISE and not problem.graph.discards
+        for root, repeated in zip(probe.node.roots, probe.repeated, strict=True):
+            if not probe.straight and not (once and repeated):
+                kept[root] = math.prod(probe.lengths) * _bytes(root)
+    return C * sum(kept.values()) + (max(A, C) + local) * widest
 
 
 def kept_set(problem: Problem, strategy: Strategy) -> float:
