@@ -50,7 +50,7 @@ def merged(flat: Flat) -> Flat:
     filled: dict[Variable, Any] = {}
     seen: dict[Hashable, tuple[Variable, ...]] = {}
     kept: list[Equation] = []
-    now = lambda atom: same.get(atom, atom)  # pyright: ignore[reportArgumentType]
+    now: Callable[[Any], Any] = lambda atom: same.get(atom, atom)
     for eqn in flat.equations:
         eqn = replace(eqn, inputs=tuple(map(now, eqn.inputs)))
         if (operand := _handed_on(eqn, filled)) is not None:
