@@ -46,11 +46,11 @@ def call_merged(function: Callable[..., Any], *args: Any) -> Any:
 
 def merged(flat: Flat) -> Flat:
     """The same function without equations that repeat another one, change nothing, or serve no output."""
-    same: dict[Variable, Atom] = {}
+    same: dict[Atom, Atom] = {}
     filled: dict[Variable, Any] = {}
     seen: dict[Hashable, tuple[Variable, ...]] = {}
     kept: list[Equation] = []
-    now: Callable[[Any], Any] = lambda atom: same.get(atom, atom)
+    now: Callable[[Atom], Atom] = lambda atom: same.get(atom, atom)
     for eqn in flat.equations:
         eqn = replace(eqn, inputs=tuple(map(now, eqn.inputs)))
         if (operand := _handed_on(eqn, filled)) is not None:
