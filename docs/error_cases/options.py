@@ -49,7 +49,7 @@ CASES = [
         "Use one of the strategies in the message, or raise the budget.",
     ),
     Case(
-        'nablax.laplacian(model, memory_budget="64B")(M, X)',
+        'nablax.laplacian(model, memory_budget="32B")(M, X[:1])',
         "No strategy fits the budget, even with one sample at a time.",
         "Raise the budget: it is for the intermediate arrays of one chunk, not for the whole program.",
     ),
