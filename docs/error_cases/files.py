@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,15 +29,17 @@ class FailingDisk:
     """Samples whose store breaks while a unit is read: a folder of it becomes a file."""
 
     def __init__(self, X: np.ndarray, store: str) -> None:
+        self.breaking = threading.Lock()  # units are read by several threads
         self.X, self.store, self.shape, self.dtype, self.ndim = X, Path(store), X.shape, X.dtype, X.ndim
 
     def __len__(self) -> int:
         return len(self.X)
 
     def __getitem__(self, index: slice) -> np.ndarray:
-        if (self.store / "jacobian").is_dir():
-            (self.store / "jacobian").rename(self.store / "lost")
-            (self.store / "jacobian").write_text("")
+        with self.breaking:
+            if (self.store / "jacobian").is_dir():
+                (self.store / "jacobian").rename(self.store / "lost")
+                (self.store / "jacobian").write_text("")
         return self.X[index]
 
 
