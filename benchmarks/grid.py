@@ -87,10 +87,11 @@ def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace
         task = Task(
             name, want, gradient, D, families, chunks, rounds, seconds, folder, options.torch_compile, options.turn
         )
-        task.skip = dict.fromkeys(options.skip, "left out: it is known to bring the process down")
+        left_out = dict.fromkeys(options.skip, "left out: it is known to bring the process down")
+        task.skip = dict(left_out)
         found = run_worker("worker", task, options.limit)
         if "torch" in families and task.reference.exists():
-            task.skip = {}
+            task.skip = dict(left_out)
             found += run_worker("torch_worker", task, options.limit)
     about = {"A": chosen.A, "C": chosen.C, "D": D, "about": chosen.about}
     when = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "commit": commit(), "took_s": time.monotonic() - started}
