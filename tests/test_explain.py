@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from scenarios import Draw
 from test_errors import raises
@@ -231,3 +232,28 @@ def test_smaller_chunks_of_gradients_are_told():
     fixed = nablax.explain(model, "jacobian", chunk_size=500)(W, X)
     assert (fixed.chunk_size, fixed.gradient_chunk_size) == (500, 500)
     assert "where it is differentiated" not in str(fixed)
+
+
+def test_a_gradient_may_go_another_way():
+    """Where both sweeps take the same passes, the one that multiplies fewer entries is differentiated with less work;
+    its values and gradients are those of the other.
+    """
+    weights, X = (draw(8, 2), draw(2, 8)), draw(30, 2)
+
+    def model(weights, x):
+        for W in weights:
+            x = jnp.tanh(W @ x)
+        return x
+
+    D2 = nablax.hessian_diagonal(model)
+    found = nablax.explain(model, "hessian_diagonal")(weights, X)
+    assert {found.strategy, found.gradient_strategy} == {"forward", "adjoint"}, str(found)
+    assert f"({found.gradient_strategy}, {found.gradient_chunk_size} where it is differentiated)" in str(found)
+    by_name = {name: nablax.hessian_diagonal(model, strategy=name) for name in ("forward", "adjoint")}
+    assert nablax.explain(model, "hessian_diagonal", strategy="forward")(weights, X).gradient_strategy == "forward"
+    loss = lambda f: lambda weights: jnp.sum(f(weights, X) ** 2)
+    gradients = {name: jax.grad(loss(f))(weights) for name, f in {**by_name, "auto": D2}.items()}
+    for ours, same in zip(gradients["auto"], gradients[found.gradient_strategy], strict=True):
+        np.testing.assert_array_equal(ours, same)
+    for ours, near in zip(gradients["auto"], gradients[found.strategy], strict=True):
+        np.testing.assert_allclose(ours, near, rtol=1e-10, atol=1e-10)

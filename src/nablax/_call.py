@@ -20,10 +20,10 @@ from nablax._rehearsal import has_tracers, made_up, untraced
 from nablax._sample import OneSample, Presentation, check_backend
 from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import Batch, find_batch, move_out
-from nablax.batching.chunks import map_samples, smaller_if_differentiated
+from nablax.batching.chunks import map_samples, other_if_differentiated
 from nablax.batching.shards import Placement, find_shards, placements
 from nablax.graph.merge import call_merged
-from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, chunk_size_of_gradient, tune
+from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, choose_for_gradient, tune
 from nablax.strategies import Derivatives, Strategy, Wants, refused_by_jax
 
 
@@ -164,6 +164,10 @@ class Call:
         with jax.ensure_compile_time_eval():
             return tune(self.problem, details, self.rehearsal(inputs))
 
+    def plan_of_gradient(self, plan: Plan) -> Plan:
+        """What runs in place of `plan` where its result is differentiated."""
+        return choose_for_gradient(self.problem, plan, free=self.options.strategy == "auto")
+
     def rehearsal(self, inputs: Inputs) -> Build:
         """How to run a candidate on made-up values."""
 
@@ -236,11 +240,11 @@ def _derive(
             ZeroSecondDerivativeWarning,
             stacklevel=2,
         )
-    smaller = chunk_size_of_gradient(call.problem, plan.strategy, plan.chunk_size)
-    run = functools.partial(call.run, plan.strategy)
-    if smaller == plan.chunk_size or has_tracers(call.sample.graph.closed.consts):
-        return run(smaller, inputs)
-    return smaller_if_differentiated(run, plan.chunk_size, smaller, inputs)
+    other = call.plan_of_gradient(plan)
+    run = lambda plan: functools.partial(call.run, plan.strategy, plan.chunk_size)
+    if has_tracers(call.sample.graph.closed.consts) or other.method == plan.method:
+        return run(other)(inputs)
+    return other_if_differentiated(run(plan), run(other), inputs)
 
 
 def _as_weights(weights: Any, sample: OneSample) -> Array | None:

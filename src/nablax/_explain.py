@@ -23,7 +23,6 @@ from nablax.planning import (
     Plan,
     candidate,
     candidates,
-    chunk_size_of_gradient,
     grouped,
     timed,
 )
@@ -139,7 +138,7 @@ def _explanation(call: Call, chosen: Plan, known: Sequence[Candidate]) -> Explan
         return replace(one, chunk_size=width, working_set=held)
 
     chunks, width = chunk_shape(problem.samples, chosen.chunk_size)
-    smaller = chunk_size_of_gradient(problem, chosen.strategy, chosen.chunk_size)
+    differentiated = call.plan_of_gradient(chosen)
     nodes, opaque = grouped(problem.graph)
     return Explanation(
         outputs=problem.graph.outputs,
@@ -150,7 +149,8 @@ def _explanation(call: Call, chosen: Plan, known: Sequence[Candidate]) -> Explan
         reason=chosen.reason,
         chunk_size=width,
         chunks=chunks,
-        gradient_chunk_size=chunk_shape(problem.samples, smaller)[1],
+        gradient_strategy=differentiated.strategy.name,
+        gradient_chunk_size=chunk_shape(problem.samples, differentiated.chunk_size)[1],
         blocks=problem.blocks.count if problem.blocks else 1,
         working_set=candidate(problem, chosen.strategy, width).working_set or 0.0,
         candidates=tuple(map(cut, known)),

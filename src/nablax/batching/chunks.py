@@ -60,18 +60,18 @@ def map_samples(function: Callable[[list[Array]], PyTree], batched: list[Array],
     return jax.tree.map(join, results)
 
 
-def smaller_if_differentiated(
-    run: Callable[[int | None, PyTree], PyTree], size: int | None, smaller: int | None, inputs: PyTree
+def other_if_differentiated(
+    value: Callable[[PyTree], PyTree], other: Callable[[PyTree], PyTree], inputs: PyTree
 ) -> PyTree:
-    """``run(size, inputs)``, whose derivatives of every order are those of ``run(smaller, inputs)``.
+    """``value(inputs)``, whose derivatives of every order are those of ``other(inputs)``, another way to the same.
 
-    `run` must not depend on traced values beside its inputs: their derivatives would be lost.
+    Neither may depend on traced values beside the inputs: their derivatives would be lost.
     """
     leaves, tree = jax.tree.flatten(inputs)
 
     @jax.custom_jvp
     def mapped(*leaves: Array) -> PyTree:
-        return run(size, jax.tree.unflatten(tree, leaves))
+        return value(jax.tree.unflatten(tree, leaves))
 
     @functools.partial(mapped.defjvp, symbolic_zeros=True)
     def differentiated(primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[PyTree, PyTree]:
@@ -80,7 +80,7 @@ def smaller_if_differentiated(
 
         def at(*moved: Array) -> PyTree:
             known = dict(zip(moving, moved, strict=True))
-            return run(smaller, jax.tree.unflatten(tree, [known.get(k, p) for k, p in enumerate(primals)]))
+            return other(jax.tree.unflatten(tree, [known.get(k, p) for k, p in enumerate(primals)]))
 
         return jax.jvp(at, [primals[k] for k in moving], [tangents[k] for k in moving])
 

@@ -6,11 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
 
-from nablax._compat import DOT_GENERAL, expansion, jaxpr_of
+from nablax._compat import BROADCAST, DOT_GENERAL, expansion, jaxpr_of
 from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
 from nablax.graph.determinants import by_products
@@ -112,7 +110,7 @@ def _inline(
         else:
             results = [Variable(var.aval) for var in eqn.outvars]
             if eqn.primitive in table.elementwise:
-                arguments = [_broadcast(a, results[0].aval.shape, equations) for a in arguments]
+                arguments = [_broadcast(a, results[0].aval.shape, eqn.ctx, equations) for a in arguments]
             equations.append(_equation(eqn, arguments, results, here))
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -129,7 +127,7 @@ def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable], 
     return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx, calls, eqn.effects)
 
 
-def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) -> Atom:
+def _broadcast(atom: Atom, shape: tuple[int, ...], context: Any, equations: list[Equation]) -> Atom:
     """An operand of an entrywise primitive in the shape of its result.
 
     JAX lets axes of length one stand for any length there. Written out, the broadcast is a linear equation of its own,
@@ -137,6 +135,6 @@ def _broadcast(atom: Atom, shape: tuple[int, ...], equations: list[Equation]) ->
     """
     if isinstance(atom, Constant) or len(atom.aval.shape) != len(shape) or atom.aval.shape == shape:
         return atom
-    given = jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
-    closed = jax.make_jaxpr(lambda a: jnp.broadcast_to(a, shape))(given)
-    return _inline(jaxpr_of(closed), closed.consts, [atom], equations, JAX)[0]
+    how = {"shape": shape, "broadcast_dimensions": tuple(range(len(shape))), "sharding": None}
+    equations.append(Equation(BROADCAST, (atom,), (Variable(atom.aval.update(shape=shape)),), how, context))
+    return equations[-1].outputs[0]

@@ -1,12 +1,11 @@
 """Why this method: the facts of a problem, and the choice of a strategy and a chunk size for it."""
 
 from nablax.planning.autotune import Build, timed, tune
-from nablax.planning.choose import Candidate, Plan, candidate, candidates, choose
+from nablax.planning.choose import Candidate, Plan, candidate, candidates, choose, choose_for_gradient
 from nablax.planning.explain import Explanation, grouped
 from nablax.planning.memory import (
     bytes_of,
     check_result,
-    chunk_size_of_gradient,
     memory_of_device,
     readable,
     samples_that_fit,
@@ -24,7 +23,7 @@ __all__ = [
     "candidates",
     "check_result",
     "choose",
-    "chunk_size_of_gradient",
+    "choose_for_gradient",
     "grouped",
     "memory_of_device",
     "readable",

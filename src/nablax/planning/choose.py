@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nablax._errors import MemoryBudgetError, StrategyError
 from nablax.planning.cost import work, working_set
-from nablax.planning.memory import chunk_size_for, over_budget
+from nablax.planning.memory import chunk_size_for, chunk_size_of_gradient, over_budget
 from nablax.planning.problem import Problem
 from nablax.strategies import BUILT_IN, Strategy
 
@@ -53,6 +53,11 @@ class Plan:
     chunk_size: int | None
     reason: str
     measured: tuple[Candidate, ...] = ()
+
+    @property
+    def method(self) -> tuple[str, int | None]:
+        """Strategy and chunk size."""
+        return self.strategy.name, self.chunk_size
 
 
 def strategy_named(name: str) -> Strategy:
@@ -117,6 +122,18 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
     best = min(able, key=lambda c: c.work or 0.0)
     reason = f"least work for A={problem.A}, C={problem.C}: {best.work:.3g} operations for each sample"
     return Plan(best.strategy, best.chunk_size, reason)
+
+
+def choose_for_gradient(problem: Problem, plan: Plan, free: bool) -> Plan:
+    """What runs in place of `plan` where its result is differentiated: in chunks with room for all that is kept then,
+    and, where the strategy is `free`, by the one that is differentiated with least work.
+    """
+    strategy, chunk_size = plan.strategy, plan.chunk_size
+    if free:
+        able = [c for c in candidates(problem) if c.why_not is None]
+        best = min(able, key=lambda c: work(c.strategy, problem, differentiated=True))
+        strategy, chunk_size = best.strategy, best.chunk_size
+    return Plan(strategy, chunk_size_of_gradient(problem, strategy, chunk_size), "it is differentiated")
 
 
 def _others(problem: Problem) -> str:

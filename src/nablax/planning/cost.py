@@ -76,8 +76,8 @@ def _bend(probe: Probe) -> Bend:
 _IN_LOOPS = {"forward": 1.0, "forward_over_forward": 1.0, "adjoint": PROBED}
 
 
-def work(strategy: Strategy, problem: Problem) -> float:
-    """Work of `strategy` for one sample."""
+def work(strategy: Strategy, problem: Problem, differentiated: bool = False) -> float:
+    """Work of `strategy` for one sample; if `differentiated`, what a gradient through it is a multiple of."""
     program = problem.graph.program
     once = sum(_work(eqn) * steps for node, steps in _nodes(program) for eqn in node.equations)
     push = work_of_pass(program, _IN_LOOPS.get(strategy.name, PULLED_BACK))
@@ -91,7 +91,7 @@ def work(strategy: Strategy, problem: Problem) -> float:
     curved = bends(program)
     match strategy.name:
         case "forward":
-            return once + sum(_forward(problem, node) * steps for node, steps in _nodes(program))
+            return once + sum(_forward(problem, node, differentiated) * steps for node, steps in _nodes(program))
         case "adjoint":
             return once + push * (C + A) + sum(_bend_adjoint(b, A, C, rows, couples, full) for b in curved)
         case "forward_over_forward":
@@ -103,12 +103,15 @@ def work(strategy: Strategy, problem: Problem) -> float:
             return once + push * (A + 2 * A * C) + 3 * A * C * sum(_bend_forward(b, 1) for b in curved)
 
 
-def _forward(problem: Problem, node: Node) -> float:
+def _forward(problem: Problem, node: Node, differentiated: bool) -> float:
     """Work of the forward sweep in one node."""
     directions = directions_in(problem, node)
     rows, couples = problem.second_rows(directions)
     push = _push(node) * (directions + rows)
-    return push if node.kind is Kind.LINEAR else push + _bend_forward(_bend(Probe(node)), couples)
+    if node.kind is Kind.LINEAR:
+        return push
+    terms = 1.5 if differentiated else 1.0  # a product of three entries has three derivatives
+    return push + terms * _bend_forward(_bend(Probe(node)), couples)
 
 
 def directions_in(problem: Problem, node: Node) -> int:
@@ -191,7 +194,8 @@ def working_set(problem: Problem, strategy: Strategy) -> float:
     if strategy.name == "adjoint":
         return _adjoint_set(problem)
     nodes = problem.graph.program.nodes
-    return 2 * max((_held(problem, strategy, node, o) for node in nodes for o in node.outputs), default=8)
+    held = (_carried(problem, strategy, node) * _bytes(o) for node in nodes for o in node.outputs)
+    return 2 * max(held, default=8)
 
 
 def _adjoint_set(problem: Problem) -> float:
@@ -213,26 +217,48 @@ def _adjoint_set(problem: Problem) -> float:
 
 
 def kept_set(problem: Problem, strategy: Strategy) -> float:
-    """Bytes that one sample keeps until it is differentiated, roughly: all intermediate arrays that depend on x, once
-    for every direction.
+    """Bytes that one sample keeps until it is differentiated, roughly: the results of products and of what is curved,
+    once for each pass of the strategy that comes by there. Other linear maps become part of what reads them, but not
+    inside loops, which keep what they need of each step.
     """
-    nodes = _nodes(problem.graph.program)
-    return sum(steps * _held(problem, strategy, node, o) for node, steps in nodes for o in node.outputs)
+    return sum(
+        steps * _kept(problem, strategy, node) * sum(map(_bytes, node.outputs))
+        for node, steps in _nodes(problem.graph.program)
+        if steps > 1 or node.kind is not Kind.LINEAR or any(eqn.primitive in _PRODUCTS for eqn in node.equations)
+    )
 
 
-def _held(problem: Problem, strategy: Strategy, node: Node, output: Variable) -> int:
-    """Bytes of an output of a node, once for every direction that a strategy carries there."""
-    A, C = problem.A, problem.directions
+_PRODUCTS = {dense_p, primitives.dot_general_p, primitives.conv_general_dilated_p}
+
+
+def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
+    """How often a gradient keeps a result of a node: the value, tangents, cotangents, and products of them."""
+    A, C, full = problem.A, problem.directions, "hessian" in problem.wants.names
     narrow = directions_in(problem, node)
-    _, couples = problem.second_rows(C)
-    held = {
-        "forward": narrow + problem.second_rows(narrow)[0],
-        "adjoint": C + (min(A * C, C * (C + 1) // 2) if "hessian" in problem.wants.names else A),
-        "forward_over_forward": C * C if "hessian" in problem.wants.names else 2 * couples,
-    }.get(strategy.name, A * (1 + C))
     if problem.wants.order < 2:
-        held = A if strategy.reverse_mode else C
-    return max(held, 1) * _bytes(output)
+        return 1 + (A if strategy.reverse_mode else narrow)
+    match strategy.name:
+        case "forward":
+            return narrow + (1.8 if full else 1) * problem.second_rows(narrow)[0]  # products of pairs are kept, too
+        case "adjoint":
+            return C + A + min(A * C, problem.second_rows(C)[0])
+        case _:
+            return _carried(problem, strategy, node)
+
+
+def _carried(problem: Problem, strategy: Strategy, node: Node) -> int:
+    """In how many directions a strategy other than the adjoint sweep carries a result of a node along at a time."""
+    A, C = problem.A, problem.directions
+    if problem.wants.order < 2:
+        return max(A if strategy.reverse_mode else C, 1)
+    match strategy.name:
+        case "forward":
+            narrow = directions_in(problem, node)
+            return narrow + problem.second_rows(narrow)[0]
+        case "forward_over_forward":
+            return C * C if "hessian" in problem.wants.names else 2 * problem.second_rows(C)[1]
+        case _:
+            return A * (1 + C)
 
 
 def _bytes(variable: Variable) -> int:

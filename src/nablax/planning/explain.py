@@ -72,7 +72,8 @@ class Explanation:
         reason: why, in one sentence.
         chunk_size: how many samples go through the model at once.
         chunks: how many times that is done.
-        gradient_chunk_size: the same number of samples where the result is differentiated.
+        gradient_strategy: the method that runs instead where the result is differentiated.
+        gradient_chunk_size: how many samples go through the model at once there.
         working_set: bytes that the intermediate arrays of one chunk take, as predicted.
         candidates: all strategies, with their cost or the reason that they do not apply.
         nodes: what the planner sees of the model: its nodes, those that look the same taken together.
@@ -89,6 +90,7 @@ class Explanation:
     reason: str
     chunk_size: int
     chunks: int
+    gradient_strategy: str
     gradient_chunk_size: int
     working_set: float
     candidates: tuple[Candidate, ...]
@@ -133,8 +135,9 @@ class Explanation:
         if self.blocks > 1:
             curved += f"; {self.blocks} blocks of {self.inputs // self.blocks} inputs, apart at first"
         times = f"{self.chunks} chunk{'s' * (self.chunks != 1)} of {self.chunk_size} samples"
-        if self.gradient_chunk_size != self.chunk_size:
-            times += f" ({self.gradient_chunk_size} where it is differentiated)"
+        if (self.gradient_strategy, self.gradient_chunk_size) != (self.strategy, self.chunk_size):
+            other = f"{self.gradient_strategy}, " * (self.gradient_strategy != self.strategy)
+            times += f" ({other}{self.gradient_chunk_size} where it is differentiated)"
         return [
             ("problem", f"{sizes}; curved nodes: {curved}"),
             ("plan", f"{self.strategy}, {times}, working set about {readable(self.working_set)}"),

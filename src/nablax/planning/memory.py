@@ -18,7 +18,10 @@ CACHE_BYTES = 20 * 2**20
 chunks stream through main memory; above 32 MiB, glibc asks the system for fresh memory in every call."""
 
 GRADIENT_BYTES = 24 * 2**20
-"""All intermediate values of a chunk on a CPU where the result is differentiated: they are kept then."""
+"""What a chunk keeps on a CPU where the result is differentiated."""
+
+WHOLE_BYTES = 32 * 2**20
+"""What all samples may keep there in one chunk, which need not be evaluated again to be differentiated."""
 
 MEMORY_BYTES = 2**31
 """Working set of a chunk on an accelerator."""
@@ -73,18 +76,24 @@ def chunk_size_of_gradient(problem: Problem, strategy: Strategy, chunk_size: int
     """How many samples go through the model at once where the result, in chunks of `chunk_size`, is differentiated."""
     if not isinstance(problem.chunk_size, str) or jax.default_backend() != "cpu":
         return chunk_size
-    width = min(chunk_size or problem.samples, problem.samples)
-    return samples_that_fit(kept_set(problem, strategy), width, None, GRADIENT_BYTES) or chunk_size
+    each = kept_set(problem, strategy)
+    if each * problem.samples <= WHOLE_BYTES:
+        return chunk_size
+    size = samples_that_fit(each, problem.samples, None, GRADIENT_BYTES)
+    return min(size, chunk_size or size) if size else chunk_size
 
 
 def samples_that_fit(each: float, samples: int, budget: int | None, on_cpu: int = CACHE_BYTES) -> int | None:
     """How many of `samples` with a working set of `each` bytes go through the model at once; None: all of them.
 
-    `on_cpu` is the working set of a chunk on a CPU, where nothing else bounds it.
+    `on_cpu` is the working set of a chunk on a CPU, where nothing else bounds it. A number that divides `samples`, up
+    to a quarter above or half below, is taken instead: no chunk is filled up then.
     """
     each = max(each, 1)
     limit = on_cpu if jax.default_backend() == "cpu" else MEMORY_BYTES
     size = max(int(limit // each), FEWEST)
+    near = (n for k in range(size // 2 + 1) for n in (size - k, size + k) if n <= size + size // 4)
+    size = next((n for n in near if samples % n == 0), size)
     if budget is not None:
         size = min(size, max(int(budget // each), 1))
     return None if size >= samples else size

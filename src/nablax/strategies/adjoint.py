@@ -29,7 +29,7 @@ from nablax.graph.probes import Probe, captured, probes
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
 from nablax.strategies.forward import pushed
-from nablax.strategies.nested import join, real_parts
+from nablax.strategies.nested import as_real, join
 from nablax.strategies.sweep import Request
 
 Tangents = tuple[Array, ...]
@@ -48,11 +48,19 @@ class Adjoint(Strategy):
 
     def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         request = Request(wants, v.size, weights)
-        y, columns, tangents, readings, seconds, rest = _forward(f, v, request.directions(v))
+        nodes = probes(f.graph.program)
+        still = [node.zero_nudge() for node in nodes]
+
+        def probed(v: Array, nudges: Any) -> Any:
+            y, readings, seconds, rest = f.probed(v, nudges)
+            return (y, readings), (seconds, rest)
+
+        # The model is evaluated once; what is left of it is linear, and goes forward and back.
+        (y, readings), along, (seconds, rest) = jax.linearize(probed, v, still, has_aux=True)
+        columns, tangents = jax.vmap(lambda direction: along(direction, still))(request.directions(v))
+        adjoints, outputs = _adjoints(lambda nudges: along(jnp.zeros_like(v), nudges)[0], still)
         if f.graph.discards:
             columns = pushed(f, v, request.directions(v))[0].tangents
-        nodes = probes(f.graph.program)
-        adjoints, outputs = _adjoints(f, v, nodes)
         curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))
 
         def summed(contract: Any, form: Form, nodes: list[Any], shape: tuple[int, ...], axis: int) -> Array:
@@ -81,24 +89,12 @@ def pairs_pay(outputs: int, directions: int) -> bool:
     return directions + 1 < 2 * outputs or directions == 1
 
 
-def _forward(f: Bound, v: Array, directions: Array) -> tuple[Any, ...]:
-    """(y, its tangents (n, A), the tangents of all readings, readings, seconds, rest)."""
-
-    def probed(v: Array) -> Any:
-        y, readings, seconds, rest = f.probed(v)
-        return (y, readings), (seconds, rest)
-
-    push = lambda tangent: jax.jvp(probed, (v,), (tangent,), has_aux=True)
-    (y, readings), (columns, tangents), (seconds, rest) = jax.vmap(push, out_axes=(None, 0, None))(directions)
-    return y, columns, tangents, readings, seconds, rest
-
-
-def _adjoints(f: Bound, v: Array, nodes: list[Probe]) -> tuple[list[Tangents], int]:
-    """(for each node dy / dnudge, the real outputs in front; the number of real outputs)."""
-    outputs = real_parts(lambda nudges: (f.probed(v, nudges)[0], None))
-    parts, pull, _ = jax.vjp(outputs, [node.zero_nudge() for node in nodes], has_aux=True)
-    (adjoints,) = jax.vmap(pull)(jnp.eye(parts.shape[0], dtype=parts.dtype))
-    return adjoints, parts.shape[0]
+def _adjoints(along: Callable[[list[Tangents]], Array], still: list[Tangents]) -> tuple[list[Tangents], int]:
+    """(for each node dy / dnudge, the real outputs in front; how many outputs), given how y follows the nudges."""
+    parts = lambda nudges: as_real(along(nudges))
+    y = jax.eval_shape(parts, still)
+    (adjoints,) = jax.vmap(jax.linear_transpose(parts, still))(jnp.eye(y.shape[0], dtype=y.dtype))
+    return adjoints, y.shape[0]
 
 
 def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:

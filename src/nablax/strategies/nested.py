@@ -285,20 +285,23 @@ def _basis(v: Array) -> Array:
     return jnp.eye(v.size, dtype=v.dtype).reshape(v.size, *v.shape)
 
 
+def as_real(y: Array) -> Array:
+    """A complex y (A,) as its real and imaginary parts (2A,): reverse mode needs real outputs of a real input."""
+    return jnp.concatenate([y.real, y.imag]) if jnp.iscomplexobj(y) else y
+
+
 def real_parts(f: Callable[[Any], tuple[Array, Any]]) -> Callable[[Any], tuple[Array, tuple[Array, Any]]]:
-    """F with a complex y (A,) replaced by its real and imaginary parts (2A,): reverse mode needs real outputs of a real
-    input.
-    """
+    """``v -> (as_real(y), (y, rest))`` of F."""
 
     def parts(v: Any) -> tuple[Array, tuple[Array, Any]]:
         y, rest = f(v)
-        return (jnp.concatenate([y.real, y.imag]) if jnp.iscomplexobj(y) else y), (y, rest)
+        return as_real(y), (y, rest)
 
     return parts
 
 
 def join(rows: Array, y: Array, axis: int = 0) -> Array:
-    """Undo `real_parts` on the axis of a derivative that counts the outputs."""
+    """Undo `as_real` on the axis of a derivative that counts the outputs."""
     if not jnp.iscomplexobj(y):
         return rows
     return jax.lax.complex(*jnp.split(rows.astype(y.real.dtype), 2, axis=axis))
