@@ -1,11 +1,12 @@
 """What the machine allows: ``python -m benchmarks.roofline [--out PATH]`` for every missed square of the last grid.
 
-For nablax and the best peer it counts operations and bytes (XLA's own count of the compiled program, whole batch),
-measures what the machine does at best (a large matrix product, a large sum), and how long the matrix products of nablax
-take alone, each at its own shape, without anything between them. Where the operations of the two differ by less than
-the target, or the peer takes less than the target times those products, the target is out of reach of these algorithms,
-however well they are run. Gradients that take more than a third of the best peer's memory are run again in chunks that
-do not. Loops inside a model are counted once by XLA: there is no roofline for them.
+For nablax and the best peer it counts operations and bytes (XLA's own count of the compiled program, whole batch, and
+of what gradients in chunks evaluate again), measures what the machine does at best (a large matrix product, a large
+sum), and how long the matrix products of nablax take alone, each at its own shape, without anything between them. Where
+the operations of the two differ by less than the target, or the peer takes less than the target times those products,
+the target is out of reach of these algorithms, however well they are run. Gradients that take more than a third of the
+best peer's memory are run again in chunks that do not. Loops inside a model are counted once by XLA: there is no
+roofline for them.
 """
 
 from __future__ import annotations
@@ -115,10 +116,15 @@ def row(verdict: Verdict, peak: float) -> list[str]:
     program = own_program(chosen, square)
     if "while" in jax.jit(program).lower(params, X).as_text():
         return [*line, times[0], *[""] * 4, peer["name"], times[1], *[""] * 5]
-    ours, theirs = (counted(p, params, X) for p in (program, peer_program(chosen, square, peer["name"])))
-    # In chunks of what nablax takes, so that they meet the same caches; what the backward pass repeats is not counted.
-    width = width_of_chunks(chosen, square)
-    least = seconds_of_products(program, params, X[:width]) * square["D"] / width
+    # A gradient evaluates chunks once more before it goes back through them.
+    width, values = width_of_chunks(chosen, square), {**square, "gradient": False}
+    again = lambda program, chunks: [program(values)] if square["gradient"] and chunks else []
+    programs = [program, *again(lambda square: own_program(chosen, square), width < square["D"])]
+    others = lambda square: peer_program(chosen, square, peer["name"])
+    total = lambda programs: [sum(counts) for counts in zip(*(counted(p, params, X) for p in programs), strict=True)]
+    ours, theirs = total(programs), total([others(square), *again(others, "@" in peer["name"])])
+    # In chunks of what nablax takes, so that they meet the same caches.
+    least = sum(seconds_of_products(p, params, X[:width]) for p in programs) * square["D"] / width
     rate = lambda count: f"{count / auto['seconds'] / 1e9:.0f}"
     line += [times[0], f"{ours[0] / 1e9:.2f}", rate(ours[0]), f"{ours[1] / 1e9:.2f}", rate(ours[1])]
     line += [peer["name"], times[1], f"{theirs[0] / ours[0]:.2f}", f"{theirs[1] / ours[1]:.2f}"]
@@ -206,7 +212,8 @@ def main() -> None:
         "",
         f"This machine at its best: {peak / 1e9:.0f} Gop/s in a product of 2048 x 2048 matrices,",
         f"{bandwidth / 1e9:.1f} GB/s in a sum of large arrays in place.",
-        "Operations and bytes are XLA's count for the compiled program on the whole batch; most bytes stay in caches.",
+        "Operations and bytes are XLA's count for the compiled program on the whole batch, and for gradients in chunks",
+        "those of the values on top, as chunks are evaluated again to be differentiated; most bytes stay in caches.",
         "Products alone: the matrix products of nablax by themselves, in chunks of the size it takes, with nothing",
         "between them. XLA counts loops inside a model once: nothing is said of them. The times of nablax and of the",
         f"peer are those of the grid; counts and products are of commit {commit()}. Alone, each product writes its",

@@ -251,6 +251,8 @@ def test_a_gradient_may_go_another_way():
     assert f"({found.gradient_strategy}, {found.gradient_chunk_size} where it is differentiated)" in str(found)
     by_name = {name: nablax.hessian_diagonal(model, strategy=name) for name in ("forward", "adjoint")}
     assert nablax.explain(model, "hessian_diagonal", strategy="forward")(weights, X).gradient_strategy == "forward"
+    single = nablax.explain(model, "hessian_diagonal")(weights, X[:1])
+    assert single.strategy == single.gradient_strategy == found.strategy
     loss = lambda f: lambda weights: jnp.sum(f(weights, X) ** 2)
     gradients = {name: jax.grad(loss(f))(weights) for name, f in {**by_name, "auto": D2}.items()}
     for ours, same in zip(gradients["auto"], gradients[found.gradient_strategy], strict=True):

@@ -165,8 +165,12 @@ class Call:
             return tune(self.problem, details, self.rehearsal(inputs))
 
     def plan_of_gradient(self, plan: Plan) -> Plan:
-        """What runs in place of `plan` where its result is differentiated."""
-        return choose_for_gradient(self.problem, plan, free=self.options.strategy == "auto")
+        """What runs in place of `plan` where its result is differentiated.
+
+        A single sample is often one inside of a model, whose graph should show what is done to it: one plan for both.
+        """
+        free = self.options.strategy == "auto" and self.problem.samples > 1
+        return choose_for_gradient(self.problem, plan, free)
 
     def rehearsal(self, inputs: Inputs) -> Build:
         """How to run a candidate on made-up values."""
