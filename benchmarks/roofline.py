@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,45 @@ def seconds_of_products(batch: Callable, params: Any, X: Any) -> float:
     return seconds(lambda: alone(operands))
 
 
+@dataclass(frozen=True)
+class Programs:
+    """The programs of nablax and of the best peer in a square, on the whole batch, and what they count to.
+
+    A gradient evaluates chunks once more before it goes back through them: the program of the values comes on top.
+
+    Attributes:
+        own: those of nablax.
+        ours, theirs: (operations, bytes).
+        width: how many samples nablax takes at once.
+    """
+
+    own: list[Callable]
+    ours: tuple[float, float]
+    theirs: tuple[float, float]
+    width: int
+
+
+def programs_of(verdict: Verdict, cell: Cell, params: Any, X: Any) -> Programs | None:
+    """Those of a square; None where there is a loop in a model."""
+    square, peer = verdict.square, verdict.best_peer
+    assert peer is not None
+    width = width_of_chunks(cell, square)
+    own, others = (
+        [program(square), *([program({**square, "gradient": False})] if square["gradient"] and chunks else [])]
+        for program, chunks in (
+            (lambda square: own_program(cell, square), width < square["D"]),
+            (lambda square: peer_program(cell, square, peer["name"]), "@" in peer["name"]),
+        )
+    )
+    if "while" in jax.jit(own[0]).lower(params, X).as_text():
+        return None
+    ours, theirs = (
+        tuple(sum(counts) for counts in zip(*(counted(p, params, X) for p in programs), strict=True))
+        for programs in (own, others)
+    )
+    return Programs(own, ours, theirs, width)
+
+
 def row(verdict: Verdict, peak: float) -> list[str]:
     """The line of a missed square: times from the grid, counts of the programs as they are compiled now."""
     square, auto, peer = verdict.square, verdict.auto, verdict.best_peer
@@ -113,22 +154,31 @@ def row(verdict: Verdict, peak: float) -> list[str]:
     params, X = jax.tree.map(jnp.asarray, chosen.data())
     line = [f"{square['cell']}: {column(square)}", f"{verdict.missed:.2f}", f"{verdict.ratio:.2f}"]
     times = f"{1e3 * auto['seconds']:.1f}", f"{1e3 * peer['seconds']:.1f}"
-    program = own_program(chosen, square)
-    if "while" in jax.jit(program).lower(params, X).as_text():
+    found = programs_of(verdict, chosen, params, X)
+    if not found:
         return [*line, times[0], *[""] * 4, peer["name"], times[1], *[""] * 5]
-    # A gradient evaluates chunks once more before it goes back through them.
-    width, values = width_of_chunks(chosen, square), {**square, "gradient": False}
-    again = lambda program, chunks: [program(values)] if square["gradient"] and chunks else []
-    programs = [program, *again(lambda square: own_program(chosen, square), width < square["D"])]
-    others = lambda square: peer_program(chosen, square, peer["name"])
-    total = lambda programs: [sum(counts) for counts in zip(*(counted(p, params, X) for p in programs), strict=True)]
-    ours, theirs = total(programs), total([others(square), *again(others, "@" in peer["name"])])
     # In chunks of what nablax takes, so that they meet the same caches.
-    least = sum(seconds_of_products(p, params, X[:width]) for p in programs) * square["D"] / width
+    chunk = X[: found.width]
+    least = sum(seconds_of_products(p, params, chunk) for p in found.own) * square["D"] / found.width
+    ours, theirs = found.ours, found.theirs
     rate = lambda count: f"{count / auto['seconds'] / 1e9:.0f}"
     line += [times[0], f"{ours[0] / 1e9:.2f}", rate(ours[0]), f"{ours[1] / 1e9:.2f}", rate(ours[1])]
     line += [peer["name"], times[1], f"{theirs[0] / ours[0]:.2f}", f"{theirs[1] / ours[1]:.2f}"]
     return [*line, f"{1e3 * ours[0] / peak:.1f}", f"{1e3 * least:.1f}", f"{peer['seconds'] / least:.2f}"]
+
+
+def mean_of_operations(verdicts: list[Verdict]) -> str:
+    """How the operations of the best peers compare over all squares, and over those of each want."""
+    logs: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        cell = cell_named(verdict.square["cell"]).with_samples(verdict.square["D"])
+        params, X = jax.tree.map(jnp.asarray, cell.data())
+        if found := programs_of(verdict, cell, params, X):
+            logs.setdefault(column(verdict.square), []).append(math.log(found.theirs[0] / found.ours[0]))
+    mean = lambda logs: f"{math.exp(statistics.fmean(logs)):.2f}"
+    wants = ", ".join(f"{want} {mean(found)}" for want, found in logs.items())
+    every = [log for found in logs.values() for log in found]
+    return f"{mean(every)} in the geometric mean of {len(every)} squares without loops ({wants})"
 
 
 def width_of_chunks(cell: Cell, square: dict[str, Any]) -> int:
@@ -220,6 +270,8 @@ def main() -> None:
         "result to memory; where a compiled program does not, it can take less time than its products alone.",
         "",
         *table(HEAD.split(","), rows),
+        f"Operations of the best peer / of nablax: {mean_of_operations(verdicts)}.",
+        "",
         "Gradients through the Hessian that take more than a third of the best peer's memory, in chunks that do not:",
         "",
         *table(MEMORY_HEAD.split(","), smaller),

@@ -259,3 +259,18 @@ def test_a_gradient_may_go_another_way():
         np.testing.assert_array_equal(ours, same)
     for ours, near in zip(gradients["auto"], gradients[found.strategy], strict=True):
         np.testing.assert_allclose(ours, near, rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_keeps_every_step_of_a_loop():
+    """Values go forward through a loop and keep nothing; a gradient keeps all, whichever sweep it goes through."""
+    W, X = draw(48, 48) / 8, draw(20, 8)
+
+    def model(W, x):
+        return W[:2] @ jax.lax.scan(lambda h, a: (jnp.tanh(W @ h + a), None), jnp.ones(48), x)[0]
+
+    found = nablax.explain(model, "hessian_diagonal")(W, X)
+    assert (found.strategy, found.gradient_strategy) == ("forward", "adjoint")
+    loss = lambda f: lambda W: jnp.sum(f(W, X) ** 2)
+    ours = jax.grad(loss(nablax.hessian_diagonal(model)))(W)
+    plain = jax.vmap(lambda W, x: jnp.diagonal(jax.hessian(model, 1)(W, x), axis1=1, axis2=2), (None, 0))
+    np.testing.assert_allclose(ours, jax.grad(loss(plain))(W), rtol=1e-10, atol=1e-10)

@@ -57,10 +57,8 @@ def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
     return found
 
 
-def run(
-    program: Program, inputs: Sequence[Any], nudges: Sequence[Any] | None = None
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """(outputs, readings, seconds) of a program for values of its inputs; without nudges, they are zero.
+def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """(outputs, readings, seconds) of a program for values of its inputs and nudges.
 
     A nudge is a tuple with an array for each output of its node, a reading one with an array for each root.
     """
@@ -74,8 +72,7 @@ def run(
         roots = tuple(values[root] for root in step.roots)
         if isinstance(step, Loop):
             count = len(probes(step.body))
-            given = None if nudges is None else list(nudges[taken : taken + count])
-            outputs, inner_readings, inner_seconds = _run_loop(step, values, given)
+            outputs, inner_readings, inner_seconds = _run_loop(step, values, list(nudges[taken : taken + count]))
             values.update(zip(step.equations[0].outputs, outputs, strict=True))
             readings += inner_readings
             seconds += inner_seconds
@@ -83,8 +80,7 @@ def run(
             continue
         outputs, others = step.function(values)(*roots)
         if step.kind is not Kind.LINEAR:
-            if nudges is not None:
-                outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
+            outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
             readings.append(roots)
             seconds.append(_second(step, values, roots, outputs))
             taken += 1
@@ -92,7 +88,7 @@ def run(
     return [read(values, o) for o in program.flat.outputs], readings, seconds
 
 
-def _run_loop(loop: Loop, values: Values, nudges: list[Any] | None) -> tuple[list[Any], list[Any], list[Any]]:
+def _run_loop(loop: Loop, values: Values, nudges: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """The scan with a nudge for every step as one more scanned-over input, and readings as scanned-over outputs."""
     eqn = loop.equations[0]
     operands = [read(values, a) for a in eqn.inputs]

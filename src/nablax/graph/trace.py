@@ -101,7 +101,7 @@ class Bound:
         y, *rest = self.graph.flat(*self.others, v)
         return y, rest
 
-    def probed(self, v: Array, nudges: list[Any] | None = None) -> tuple[Array, list[Any], list[Any], list[Array]]:
+    def probed(self, v: Array, nudges: list[Any]) -> tuple[Array, list[Any], list[Any], list[Array]]:
         """(y, readings, seconds, rest), see `nablax.graph.probes`."""
         (y, *rest), readings, seconds = run(self.graph.program, [*self.others, v], nudges)
         return y, readings, seconds, rest

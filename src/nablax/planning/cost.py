@@ -29,7 +29,7 @@ ENTRY = 12.0
 BATCHED = 3.0
 
 PULLED_BACK = 2.0
-PROBED = 3.0
+PROBED = 2.5
 """What a pass through a loop costs that keeps values of every step, or tangents and readings of every step too; the
 unit is a pass that keeps nothing."""
 
@@ -80,7 +80,8 @@ def work(strategy: Strategy, problem: Problem, differentiated: bool = False) -> 
     """Work of `strategy` for one sample; if `differentiated`, what a gradient through it is a multiple of."""
     program = problem.graph.program
     once = sum(_work(eqn) * steps for node, steps in _nodes(program) for eqn in node.equations)
-    push = work_of_pass(program, _IN_LOOPS.get(strategy.name, PULLED_BACK))
+    in_loops = max(_IN_LOOPS.get(strategy.name, PULLED_BACK), PULLED_BACK if differentiated else 1.0)
+    push = work_of_pass(program, in_loops)
     A, C, order = problem.A, problem.directions, problem.wants.order
     if order < 2:
         return once + push * (A if strategy.reverse_mode else C)
@@ -91,7 +92,8 @@ def work(strategy: Strategy, problem: Problem, differentiated: bool = False) -> 
     curved = bends(program)
     match strategy.name:
         case "forward":
-            return once + sum(_forward(problem, node, differentiated) * steps for node, steps in _nodes(program))
+            passes = ((_forward(problem, node, differentiated), steps) for node, steps in _nodes(program))
+            return once + sum(each * steps * (1.0 if steps == 1 else in_loops) for each, steps in passes)
         case "adjoint":
             return once + push * (C + A) + sum(_bend_adjoint(b, A, C, rows, couples, full) for b in curved)
         case "forward_over_forward":
