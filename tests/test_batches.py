@@ -162,7 +162,7 @@ def test_one_sample_is_a_batch():
 @pytest.fixture
 def smaller_chunks(monkeypatch):
     """Gradients go through the model by four samples at a time, values all at once."""
-    monkeypatch.setattr("nablax._call.choose_for_gradient", lambda problem, plan, free: replace(plan, chunk_size=4))
+    monkeypatch.setattr("nablax._call.choose_for_gradient", lambda problem, plan: replace(plan, chunk_size=4))
 
 
 def steps_of_scans(f, *args):

@@ -164,14 +164,6 @@ class Call:
         with jax.ensure_compile_time_eval():
             return tune(self.problem, details, self.rehearsal(inputs))
 
-    def plan_of_gradient(self, plan: Plan) -> Plan:
-        """What runs in place of `plan` where its result is differentiated.
-
-        A single sample is often one inside of a model, whose graph should show what is done to it: one plan for both.
-        """
-        free = self.options.strategy == "auto" and self.problem.samples > 1
-        return choose_for_gradient(self.problem, plan, free)
-
     def rehearsal(self, inputs: Inputs) -> Build:
         """How to run a candidate on made-up values."""
 
@@ -244,7 +236,7 @@ def _derive(
             ZeroSecondDerivativeWarning,
             stacklevel=2,
         )
-    other = call.plan_of_gradient(plan)
+    other = choose_for_gradient(call.problem, plan)
     run = lambda plan: functools.partial(call.run, plan.strategy, plan.chunk_size)
     if has_tracers(call.sample.graph.closed.consts) or other.method == plan.method:
         return run(other)(inputs)

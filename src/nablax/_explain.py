@@ -23,6 +23,7 @@ from nablax.planning import (
     Plan,
     candidate,
     candidates,
+    choose_for_gradient,
     grouped,
     timed,
 )
@@ -138,7 +139,7 @@ def _explanation(call: Call, chosen: Plan, known: Sequence[Candidate]) -> Explan
         return replace(one, chunk_size=width, working_set=held)
 
     chunks, width = chunk_shape(problem.samples, chosen.chunk_size)
-    differentiated = call.plan_of_gradient(chosen)
+    differentiated = choose_for_gradient(problem, chosen)
     nodes, opaque = grouped(problem.graph)
     return Explanation(
         outputs=problem.graph.outputs,

@@ -47,12 +47,14 @@ class Plan:
         chunk_size: samples that go through the model at once; None for all of them.
         reason: one sentence.
         measured: the candidates that were timed for this choice.
+        able: the candidates that it was chosen from by what they are predicted to cost; none where that was not so.
     """
 
     strategy: Strategy
     chunk_size: int | None
     reason: str
     measured: tuple[Candidate, ...] = ()
+    able: tuple[Candidate, ...] = ()
 
     @property
     def method(self) -> tuple[str, int | None]:
@@ -116,22 +118,23 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
             )
         return Plan(chosen, size, "asked for")
     found = candidates(problem)
-    able = [c for c in found if c.why_not is None]
+    able = tuple(c for c in found if c.why_not is None)
     if not able:
         _refuse_all(problem, found)
     best = min(able, key=lambda c: c.work or 0.0)
     reason = f"least work for A={problem.A}, C={problem.C}: {best.work:.3g} operations for each sample"
-    return Plan(best.strategy, best.chunk_size, reason)
+    return Plan(best.strategy, best.chunk_size, reason, able=able)
 
 
-def choose_for_gradient(problem: Problem, plan: Plan, free: bool) -> Plan:
+def choose_for_gradient(problem: Problem, plan: Plan) -> Plan:
     """What runs in place of `plan` where its result is differentiated: in chunks with room for all that is kept then,
-    and, where the strategy is `free`, by the one that is differentiated with least work.
+    and, of the candidates that there were, by the one that is differentiated with least work.
+
+    A single sample is often one inside of a model, whose graph should show what is done to it: one strategy for both.
     """
     strategy, chunk_size = plan.strategy, plan.chunk_size
-    if free:
-        able = [c for c in candidates(problem) if c.why_not is None]
-        best = min(able, key=lambda c: work(c.strategy, problem, differentiated=True))
+    if plan.able and problem.samples > 1:
+        best = min(plan.able, key=lambda c: work(c.strategy, problem, differentiated=True))
         strategy, chunk_size = best.strategy, best.chunk_size
     return Plan(strategy, chunk_size_of_gradient(problem, strategy, chunk_size), "it is differentiated")
 
