@@ -87,7 +87,7 @@ def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace
         task = Task(
             name, want, gradient, D, families, chunks, rounds, seconds, folder, options.torch_compile, options.turn
         )
-        left_out = dict.fromkeys(options.skip, "left out: it is known to bring the process down")
+        left_out = dict.fromkeys(options.skip, "left out (--skip)")
         task.skip = dict(left_out)
         found = run_worker("worker", task, options.limit)
         if "torch" in families and task.reference.exists():
@@ -121,7 +121,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--chunks", type=lambda text: [int(n) for n in text.split(",")], default=[32, 64, 256])
     parser.add_argument("--rounds", type=int, default=7, help="turns for each contender")
     parser.add_argument("--seconds", type=float, default=0.35, help="time for each contender, over all its turns")
-    parser.add_argument("--skip", type=names, default=[], help="contenders that bring the process down, with commas")
+    parser.add_argument("--skip", type=names, default=[], help="contenders to leave out, with commas")
     parser.add_argument("--limit", type=float, default=120.0, help="wall-clock seconds for one step of a contender")
     parser.add_argument("--scale", type=int, default=1, help="multiplies the samples (16 on a GPU)")
     parser.add_argument("--jobs", type=int, default=1, help="squares at once, on a GPU: timed one by one")
