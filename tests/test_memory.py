@@ -15,7 +15,7 @@ from nablax.graph.trace import trace
 from nablax.planning import Problem
 from nablax.planning.choose import strategy_named
 from nablax.planning.cost import kept_set
-from nablax.planning.memory import bytes_of, readable
+from nablax.planning.memory import bytes_of, readable, samples_that_fit
 from nablax.strategies import Wants
 
 A, C, D, H = 2, 3, 400, 7
@@ -50,6 +50,25 @@ def test_no_amounts_of_memory(given):
 )
 def test_readable(size, text):
     assert readable(size) == text
+
+
+@pytest.mark.parametrize(
+    "each, samples, budget, size",
+    [
+        (2**20, 1000, None, 20),
+        (2**20, 4096, None, 16),  # the divisor nearest to 20
+        (2**20, 997, None, 20),  # a prime number
+        (2**20, 24, None, None),  # all of them, a little above
+        (2**20, 1000, 12 * 2**20, 10),
+        (2**20, 997, 12 * 2**20, 12),
+        (2**20, 1000, 1, 1),
+        (1, 997, None, None),
+        (16, 10**12, None, 1_280_000),  # nobody tries all numbers from a million on
+    ],
+)
+def test_samples_that_fit(each, samples, budget, size):
+    """20 MiB on a CPU, without a chunk that has to be filled up where that can be had nearby."""
+    assert samples_that_fit(each, samples, budget) == size
 
 
 def test_no_budget_changes_nothing():

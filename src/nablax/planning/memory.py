@@ -91,12 +91,18 @@ def samples_that_fit(each: float, samples: int, budget: int | None, on_cpu: int 
     """
     each = max(each, 1)
     limit = on_cpu if jax.default_backend() == "cpu" else MEMORY_BYTES
-    size = max(int(limit // each), FEWEST)
-    near = (n for k in range(size // 2 + 1) for n in (size - k, size + k) if n <= size + size // 4)
-    size = next((n for n in near if samples % n == 0), size)
-    if budget is not None:
-        size = min(size, max(int(budget // each), 1))
+    most = samples if budget is None else max(int(budget // each), 1)
+    size = min(max(int(limit // each), FEWEST), most)
+    if size < samples:
+        near = [n for n in _divisors(samples) if size / 2 <= n <= min(1.25 * size, most)]
+        size = min(near, key=lambda n: abs(n - size), default=size)
     return None if size >= samples else size
+
+
+def _divisors(number: int) -> list[int]:
+    """In ascending order."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def memory_of_device() -> int:
