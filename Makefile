@@ -32,6 +32,10 @@ test examples lint coverage mutants: export JAX_COMPILATION_CACHE_DIR = $(CURDIR
 test examples lint coverage mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test examples lint coverage mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 
+# So is the bytecode of the libraries, also where the environment says not to write any: many tests start processes.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
+
 # Runs a command, says how long the target took (set-up included) and hands on the exit status.
 define timed
 @status=0; $(2) || status=$$?; echo "make $(1): $$(( $$(date +%s) - $(START) )) s (set-up included)"; exit $$status

@@ -76,7 +76,7 @@ def test_derivatives_of_samples_are_right_to_monte_carlo_error(name):
 
     def both(function):
         first = lambda p: jax.jacrev(lambda p: parts(function(p)))(p)
-        return lambda p: flat((first(p), jax.jacfwd(first)(p)))
+        return lambda p: flat((first(p), jax.jit(jax.jacfwd(first))(p)))
 
     found = jax.jit(jax.vmap(lambda x: both(lambda p: estimate(p, x).mean)(AT)))(X)
     wanted = both(exact)(AT)
@@ -91,8 +91,8 @@ def test_variance_is_differentiated_too():
     estimate = montecarlo.expectation(log_density, lambda p, X: X)
     variance = lambda p: estimate(p, x, log_weights=log_weights).variance
     assert abs(variance(AT) - 0.8**2) < 1e-10
-    assert abs(jax.grad(variance)(AT)["s"] - 2 * 0.8) < 1e-10
-    assert abs(jax.grad(variance)(AT)["a"]) < 1e-10
+    assert abs(jax.jit(jax.grad(variance))(AT)["s"] - 2 * 0.8) < 1e-10
+    assert abs(jax.jit(jax.grad(variance))(AT)["a"]) < 1e-10
 
 
 def autoregressive(key, chains, steps, memory):
@@ -139,13 +139,13 @@ def test_expectation_of_trees_and_a_constant():
     estimate = montecarlo.expectation(lambda p, x, c: -p * c * x["r"].sum(), lambda p, X, c: X["n"] * 0 + p * c)
     found = estimate(jnp.array(2.0), X, 3.0)
     np.testing.assert_allclose((found.mean, found.variance, found.standard_error), (6.0, 0.0, 0.0), atol=1e-12)
-    assert abs(jax.grad(lambda p: estimate(p, X, 3.0).mean)(2.0) - 3.0) < 1e-12
+    assert abs(jax.jit(jax.grad(lambda p: estimate(p, X, 3.0).mean))(2.0) - 3.0) < 1e-12
 
 
 def test_no_derivative_goes_through_the_samples():
     estimate = montecarlo.expectation(lambda p, x: -0.5 * (x - p) ** 2, lambda p, X: X)
     noise = jax.random.normal(jax.random.key(0), (20_000, 1))
-    derivative = jax.grad(lambda p: estimate(p, p + noise).mean)(0.5)
+    derivative = jax.jit(jax.grad(lambda p: estimate(p, p + noise).mean))(0.5)
     assert abs(derivative - 1) < 0.05  # 2 if the samples were differentiated too
 
 
@@ -181,7 +181,7 @@ def test_fock_darwin_states(sign, gauge):
     Omega = math.sqrt(omega**2 + larmor**2)
     turn = lambda x: jnp.array([-x[1], x[0]])
     chi = lambda x: gauge * jnp.sin(x[0]) * x[1] ** 2  # psi -> psi exp(i q chi), A -> A + grad chi
-    A = lambda x: 0.5 * B * turn(x) + jax.grad(chi)(x)
+    A = lambda x: 0.5 * B * turn(x) + jax.jit(jax.grad(chi))(x)
     V = lambda x: 0.5 * m * omega**2 * jnp.sum(x**2)
     X = jax.random.normal(jax.random.key(2), (6, 2))
     for l in (-2, -1, 0, 1, 3):
@@ -225,8 +225,8 @@ def test_local_energy_against_the_operator_written_out(field):
     energy = montecarlo.local_energy(network, V_OF_X, charge=q, vector_potential=field)
     np.testing.assert_allclose(energy(params, X), jax.vmap(wanted, (None, 0))(params, X), rtol=1e-10)
     loss = lambda function: lambda params: jnp.sum(jnp.abs(function(params)) ** 2)
-    found = jax.grad(loss(lambda params: energy(params, X)))(params)
-    other = jax.grad(loss(lambda params: jax.vmap(wanted, (None, 0))(params, X)))(params)
+    found = jax.jit(jax.grad(loss(lambda params: energy(params, X))))(params)
+    other = jax.jit(jax.grad(loss(lambda params: jax.vmap(wanted, (None, 0))(params, X))))(params)
     for a, b in zip(found, other, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
@@ -243,7 +243,7 @@ def test_gradient_of_the_energy_is_twice_the_force():
     estimate = montecarlo.expectation(log_p, energy)
     weights = jax.vmap(log_p, (None, 0))(params, X)[:, None]
     total = jax.jit(lambda params: estimate(params, X[:, None], log_weights=weights).mean)
-    gradient = jax.grad(lambda params: total(params).real)(params)
+    gradient = jax.jit(jax.grad(lambda params: total(params).real))(params)
     w = jax.nn.softmax(weights[:, 0])
     O = nablax.parameter_jacobian(network)(params, X)
     energies = energy(params, X)

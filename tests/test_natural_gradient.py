@@ -61,7 +61,7 @@ PROBLEMS = {
 def as_rows(model, params, X, mode):
     """J with one row for each output of each sample."""
     if mode == "holomorphic":
-        tree = jax.vmap(lambda x: jax.jacrev(lambda p: model(p, x), holomorphic=True)(params))(X)
+        tree = jax.jit(jax.vmap(lambda x: jax.jacrev(lambda p: model(p, x), holomorphic=True)(params)))(X)
         return np.concatenate([np.asarray(leaf).reshape(len(X), -1) for leaf in jax.tree.leaves(tree)], axis=1)
     J = np.asarray(jax.jit(functools.partial(complex_reference, model))(params, X))
     return J.reshape(-1, J.shape[-1])

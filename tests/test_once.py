@@ -21,7 +21,7 @@ def draw(*shape):
 
 def test_once_is_the_identity_under_every_transformation():
     x = draw(5)
-    f = lambda x: jnp.sum(once(x) ** 3)
+    f = jax.jit(lambda x: jnp.sum(once(x) ** 3))
     np.testing.assert_array_equal(jax.jit(once)(x), x)
     np.testing.assert_array_equal(jax.vmap(once)(draw(3, 5)), draw(3, 5))
     check_grads(f, (x,), order=3)
@@ -32,7 +32,7 @@ def test_once_is_the_identity_under_every_transformation():
 def test_sine_and_cosine(primitive, numpy):
     x = draw(3, 4)
     np.testing.assert_allclose(jax.jit(jax.vmap(primitive.bind))(x), numpy(x), rtol=1e-14)
-    check_grads(primitive.bind, (x,), order=4)
+    check_grads(jax.jit(primitive.bind), (x,), order=3)
     third = jax.grad(jax.grad(jax.grad(lambda x: primitive.bind(x))))
     expected = {np.sin: -np.cos(0.7), np.cos: np.sin(0.7)}[numpy]
     np.testing.assert_allclose(jax.jit(third)(0.7), expected, rtol=1e-14)
@@ -71,7 +71,7 @@ def test_second_derivatives_of_long_chains_are_computed_once(activation, width, 
     W, V, x = draw(width, 3), draw(2, width), draw(1, 3)
     hessian = nablax.hessian(lambda x: V @ activation(W @ x), strategy=strategy)
     assert ("once" in str(jax.make_jaxpr(hessian)(x))) == held
-    expected = jax.hessian(lambda x: V @ activation(W @ x))(x[0])
+    expected = jax.jit(jax.hessian(lambda x: V @ activation(W @ x)))(x[0])
     np.testing.assert_allclose(hessian(x)[0], expected, rtol=1e-10, atol=1e-12)
 
 
@@ -92,9 +92,9 @@ class TestPairs:
         form, x, y = PAIRS[name], draw(4, 5), draw(4, 5) + 1
         ours = lambda x, y: pair_products(x, y, form.first, form.second)
         np.testing.assert_array_equal(ours(x, y), self.plain(form, x, y))
-        check_grads(ours, (x, y), order=2)
+        check_grads(jax.jit(ours), (x, y), order=2)
         np.testing.assert_allclose(form.products(x, x), self.plain(form, x, x) / 2, rtol=1e-15)
-        check_grads(lambda x: form.products(x, x), (x,), order=3)
+        check_grads(jax.jit(lambda x: form.products(x, x)), (x,), order=3)
 
     @pytest.mark.parametrize("mapped", [(0, 0), (0, None), (None, -1)], ids=str)
     def test_mapped_and_its_gradient(self, name, mapped):
@@ -120,7 +120,7 @@ def test_the_matrix_of_a_triangle():
     np.testing.assert_array_equal(form.matrix(rows), np.stack([one, one + 1]))
     infinite = form.matrix(rows.at[1, 0].set(jnp.inf))
     assert np.sum(~np.isfinite(infinite)) == 2  # what is not finite stays where it is
-    matrices = lambda rows: jnp.sin(form.matrix(rows)) * jnp.arange(18.0).reshape(2, 3, 3)
+    matrices = jax.jit(lambda rows: jnp.sin(form.matrix(rows)) * jnp.arange(18.0).reshape(2, 3, 3))
     check_grads(matrices, (rows,), order=3)
     check_grads(jax.vmap(matrices, -1), (jnp.stack([rows, 2 * rows], -1),), order=2)
     assert "scatter" not in str(jax.make_jaxpr(jax.grad(lambda rows: jnp.sum(matrices(rows))))(rows))
@@ -136,8 +136,8 @@ def test_first_layers_whose_tangents_are_those_of_all_samples(outputs, inputs):
         lambda W, x: (jnp.sin(x @ W) * jnp.exp(0.3 * (x @ W))) @ U,
     ):
         ours = nablax.hessian(model, strategy="adjoint")(W, X)
-        plain = jax.vmap(jax.hessian(model, 1), (None, 0))
+        plain = jax.jit(jax.vmap(jax.hessian(model, 1), (None, 0)))
         np.testing.assert_allclose(ours, plain(W, X), rtol=1e-10, atol=1e-12)
         loss = lambda f: lambda W: jnp.sum(f(W, X) ** 2)
-        by_ours = jax.grad(loss(nablax.hessian(model, strategy="adjoint")))(W)
-        np.testing.assert_allclose(by_ours, jax.grad(loss(plain))(W), rtol=1e-9, atol=1e-11)
+        by_ours = jax.jit(jax.grad(loss(nablax.hessian(model, strategy="adjoint"))))(W)
+        np.testing.assert_allclose(by_ours, jax.jit(jax.grad(loss(plain)))(W), rtol=1e-9, atol=1e-11)

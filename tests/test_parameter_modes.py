@@ -250,7 +250,7 @@ def test_holomorphic(name):
     @jax.jit
     def array(params):
         batch = jnp.concatenate([X, other]).astype(complex if jnp.iscomplexobj(X) else float)
-        tree = jax.vmap(lambda x: jax.jacrev(lambda p: model(p, x), holomorphic=True)(params))(batch)
+        tree = jax.jit(jax.vmap(lambda x: jax.jacrev(lambda p: model(p, x), holomorphic=True)(params)))(batch)
         y = output_of(model, params, X).shape[1:]
         return jnp.concatenate([leaf.reshape(*leaf.shape[: 1 + len(y)], -1) for leaf in jax.tree.leaves(tree)], -1)
 
@@ -282,7 +282,7 @@ def test_gradient_through_holomorphic_derivatives():
     assert isinstance(jax.jit(lambda: O(params).gram())(), jax.Array), "closed-over parameters are known inside of jit"
 
     def jacobian(params):
-        tree = jax.vmap(lambda x: jax.jacrev(lambda p: model(p, x), holomorphic=True)(params))(X)
+        tree = jax.jit(jax.vmap(lambda x: jax.jacrev(lambda p: model(p, x), holomorphic=True)(params)))(X)
         return jnp.concatenate([leaf.reshape(D, -1) for leaf in jax.tree.leaves(tree)], axis=-1)
 
     found = jax.grad(lambda params: jnp.sum(jnp.sin(O(params).squared_norms())))
