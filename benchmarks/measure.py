@@ -11,6 +11,8 @@ import numpy as np
 
 # After round k, contenders slower than this many times the fastest are not run again.
 DROP = (8.0, 4.0, 2.0)
+# Seconds of work that a GPU has before it at once: waiting for every single call would time the way there and back.
+IN_FLIGHT = 0.01
 
 
 def alternate(
@@ -20,36 +22,51 @@ def alternate(
     seconds: float,
     keep: Iterable[str] = (),
     event: Callable[[str], None] = lambda name: None,
+    wait: Callable[[object], object] = lambda result: result,
+    in_flight: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of each run: in each round every contender gets a turn, forth and back by turns.
 
     A turn lasts seconds / rounds, at least one run; where it holds several, the first only warms the caches.
 
     Args:
-        runs: name -> a function that computes and waits for the result.
+        runs: name -> a function that computes, or begins to.
         rounds: turns for each contender.
         seconds: time for each contender over all rounds.
         keep: names that are never dropped.
         event: called with the name before each turn.
+        wait: waits for a result.
+        in_flight: seconds of calls that are begun before the last of them is waited for; 0 waits for each.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     active = list(runs)
     for number in range(rounds if runs else 0):
         for name in active if number % 2 == 0 else reversed(active):
             event(name)
-            times[name] += turn(runs[name], seconds / rounds)
+            times[name] += turn(runs[name], seconds / rounds, wait, in_flight)
         medians = {name: statistics.median(times[name]) for name in active}
         limit = min(medians.values()) * DROP[min(number, len(DROP) - 1)]
         active = [name for name in active if medians[name] <= limit or name in keep]
     return times
 
 
-def turn(run: Callable[[], object], seconds: float) -> list[float]:
+def turn(
+    run: Callable[[], object],
+    seconds: float,
+    wait: Callable[[object], object] = lambda result: result,
+    in_flight: float = 0.0,
+) -> list[float]:
     taken: list[float] = []
-    while not taken or sum(taken) < seconds:
+    spent, calls = 0.0, 1
+    while not taken or spent < seconds:
         start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
+        for _ in range(calls):
+            result = run()
+        wait(result)
+        elapsed = time.perf_counter() - start
+        taken.append(elapsed / calls)
+        spent += elapsed
+        calls = max(1, round(in_flight / taken[-1]))
     return taken[1:] or taken
 
 

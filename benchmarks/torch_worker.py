@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from benchmarks.cells import Cell
 from benchmarks.cells import cell as cell_named
-from benchmarks.measure import alternate, relative_error
+from benchmarks.measure import IN_FLIGHT, alternate, relative_error
 from benchmarks.ops import torch_ops
 from benchmarks.task import Task, event, failure, hand_back
 
@@ -85,14 +86,9 @@ def over_chunks(function: Callable, chunk: int | None, gradient: bool) -> Callab
     return run
 
 
-def waiting(function: Callable, params: Any, X: torch.Tensor) -> Callable[[], Any]:
-    def run():
-        result = function(params, X)
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    return run
+def wait(result: Any) -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def enter(
@@ -108,6 +104,7 @@ def enter(
     try:
         start = time.perf_counter()
         result = run()
+        wait(result)
         first = time.perf_counter() - start
         error = relative_error(leaves(result), expected)
     except Exception as failed:  # a peer may fail in any way; it is listed with its reason
@@ -136,7 +133,7 @@ def run(task: Task) -> list[dict[str, Any]]:
     origin: dict[str, tuple[Callable, int | None]] = {}
 
     def attempt(name: str, function: Callable, chunk: int | None) -> None:
-        candidate = waiting(over_chunks(function, chunk, task.gradient), params, X)
+        candidate = partial(over_chunks(function, chunk, task.gradient), params, X)
         results[name] = enter(name, candidate, expected, allowed, task.skip)
         if results[name]["status"] == "ok":
             runs[name], origin[name] = candidate, (function, chunk)
@@ -145,7 +142,8 @@ def run(task: Task) -> list[dict[str, Any]]:
         for chunk in task.chunks:
             if chunk is None or chunk < cell.D:
                 attempt(name if chunk is None else f"{name} @{chunk}", per_chunk(cell, formulation, weights), chunk)
-    scout = alternate(runs, rounds=2, seconds=task.seconds / 3, event=event)
+    timing = {"event": event, "wait": wait, "in_flight": IN_FLIGHT if DEVICE == "cuda" else 0.0}
+    scout = alternate(runs, rounds=2, seconds=task.seconds / 3, **timing)
     if scout and task.torch_compile:
         best = min(scout, key=lambda name: statistics.median(scout[name]))
         function, chunk = origin[best]
@@ -153,7 +151,7 @@ def run(task: Task) -> list[dict[str, Any]]:
         for size in dict.fromkeys((None, chunk)):
             compiled = torch.compile(function, fullgraph=True, dynamic=False)
             attempt(f"{base} compiled" if size is None else f"{base} compiled @{size}", compiled, size)
-    for name, taken in alternate(runs, rounds=task.rounds, seconds=task.seconds, event=event).items():
+    for name, taken in alternate(runs, rounds=task.rounds, seconds=task.seconds, **timing).items():
         results[name] |= {"seconds": statistics.median(taken), "fastest": min(taken), "runs": len(taken)}
     return list(results.values())
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.cells import cell as cell_named
-from benchmarks.measure import alternate, relative_error
+from benchmarks.measure import IN_FLIGHT, alternate, relative_error
 from benchmarks.ops import jax_ops
 from benchmarks.peers import Batch, Contender, batched, contenders, formulations, gradient_of_loss
 from benchmarks.task import Task, event, failure, hand_back
@@ -102,16 +103,23 @@ def run(task: Task) -> list[dict[str, Any]]:
         status = "ok" if error <= allowed else "wrong"
         results[c.name] = {"name": c.name, "family": c.family, "status": status, "error": error, **figures}
         if status == "ok":
-            runs[c.name] = lambda compiled=compiled: jax.block_until_ready(compiled(params, X))
+            runs[c.name] = partial(compiled, params, X)
     np.savez(task.reference, *expected, weights=weights, allowed=allowed)  # for the torch worker
     if task.rounds > 2 and task.turn is None:  # beside other squares that compile, such times mean little
         compared = [c for c in entered if c.name in (plain, "nablax:auto") and c.name in runs]
         compile_again(compared, (params, X), results)
+    timing = {
+        "rounds": task.rounds,
+        "seconds": task.seconds,
+        "event": event,
+        "wait": jax.block_until_ready,
+        "in_flight": 0.0 if jax.default_backend() == "cpu" else IN_FLIGHT,
+    }
     with task.alone():
-        times = alternate(runs, rounds=task.rounds, seconds=task.seconds, keep=("nablax:auto",), event=event)
+        times = alternate(runs, keep=("nablax:auto",), **timing)
         last = head_to_head(times, {c.name: c.family for c in entered})
         again = {name: runs[name] for name in last}
-        for name, more in alternate(again, rounds=task.rounds, seconds=task.seconds, keep=last, event=event).items():
+        for name, more in alternate(again, keep=last, **timing).items():
             times[name] += more
     for name, taken in times.items():
         results[name] |= {"seconds": statistics.median(taken), "fastest": min(taken), "runs": len(taken)}
