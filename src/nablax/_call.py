@@ -183,8 +183,10 @@ class Call:
 
         return build
 
-    def run(self, strategy: Strategy, chunk_size: int | None, inputs: Inputs) -> tuple[PyTree, PyTree]:
-        """(results, aux) for all samples, which are on axis 0."""
+    def run(
+        self, strategy: Strategy, chunk_size: int | None, inputs: Inputs, again: bool = True
+    ) -> tuple[PyTree, PyTree]:
+        """(results, aux) for all samples, which are on axis 0; chunks are computed `again` in the backward pass."""
         sample, (arrays, weights, leaves) = self.sample, inputs
         batched, shared = self.batch.split(leaves)
 
@@ -193,7 +195,7 @@ class Call:
             found = _derived(strategy, sample, others, v, weights)
             return self.present(sample, found), jax.tree.unflatten(sample.aux, found.rest)
 
-        return map_samples(one, batched, chunk_size)
+        return map_samples(one, batched, chunk_size, again)
 
 
 def _derived(
@@ -237,10 +239,10 @@ def _derive(
             stacklevel=2,
         )
     other = choose_for_gradient(call.problem, plan)
-    run = lambda plan: functools.partial(call.run, plan.strategy, plan.chunk_size)
+    run = lambda plan, **how: functools.partial(call.run, plan.strategy, plan.chunk_size, **how)
     if has_tracers(call.sample.graph.closed.consts) or other.method == plan.method:
         return run(other)(inputs)
-    return other_if_differentiated(run(plan), run(other), inputs)
+    return other_if_differentiated(run(plan, again=False), run(other), inputs)
 
 
 def _as_weights(weights: Any, sample: OneSample) -> Array | None:

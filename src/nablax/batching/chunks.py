@@ -35,10 +35,13 @@ def chunk_shape(samples: int, size: int | None) -> tuple[int, int]:
     return count, math.ceil(samples / count)
 
 
-def map_samples(function: Callable[[list[Array]], PyTree], batched: list[Array], size: int | None) -> PyTree:
+def map_samples(
+    function: Callable[[list[Array]], PyTree], batched: list[Array], size: int | None, again: bool = True
+) -> PyTree:
     """``vmap(function)`` over axis 0 of all of `batched`, `size` samples at a time (None: all at once).
 
-    A last chunk that is not full is filled with repetitions of the last sample, whose results are cut off.
+    A chunk is computed `again` in the backward pass; what is never differentiated compiles faster without that. A last
+    chunk that is not full is filled with repetitions of the last sample, whose results are cut off.
     """
     samples = batched[0].shape[0]
     count, width = chunk_shape(samples, size)
@@ -55,8 +58,10 @@ def map_samples(function: Callable[[list[Array]], PyTree], batched: list[Array],
     def join(leaf: Any) -> Array:
         return leaf.reshape(count * width, *leaf.shape[2:])[:samples]
 
-    # prevent_cse is for code outside a loop; inside one it would only hinder the compiler.
-    results = jax.lax.map(jax.checkpoint(vectorised, prevent_cse=False), jax.tree.map(cut, batched))
+    # prevent_cse is for code outside a loop; inside one it would only hinder the compiler. To lower a loop, JAX traces
+    # its body once more, but not a call in it.
+    body = jax.checkpoint(vectorised, prevent_cse=False) if again else jax.jit(vectorised)
+    results = jax.lax.map(body, jax.tree.map(cut, batched))
     return jax.tree.map(join, results)
 
 

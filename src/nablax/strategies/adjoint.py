@@ -101,9 +101,10 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         multiply = _large_products if probe.straight else _products
+        part = lambda scaled, *both: multiply(_flat(form.products(both[0], both[-1])), _flat(scaled))
         return _sum(
-            multiply(_flat(form.products(left, right)), _flat(scaled))
-            for scaled, left, right, _ in _pairs(probe, second, J, adjoint[0], discards)
+            _summed_over_steps(part, probe)(scaled, *both)
+            for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards)
         )
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
@@ -117,16 +118,10 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
 def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
-        total = jnp.zeros(())
-        for scaled, left, right, repeated in _pairs(probe, second, J, adjoint[0], discards):
-            if repeated:
-                block = contraction(
-                    "ach,eh->ace", _flat(_summed_products(scaled, left, repeated), 2), _flat(_once(right, repeated))
-                )
-                total = total + block + jnp.swapaxes(block, 1, 2)
-            else:
-                total = total + _congruence(_flat(scaled), _flat(left), _flat(right), left is right)
-        return total
+        return _sum(
+            _summed_over_steps(functools.partial(_matrix, repeated), probe)(scaled, *both)
+            for scaled, both, repeated in _pairs(probe, second, J, adjoint[0], discards)
+        )
 
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
 
@@ -141,10 +136,23 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     return _sum(contraction("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
 
 
+def _matrix(repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
+    """The matrices (A, n, n) of one of the `_pairs`."""
+    left, right = both[0], both[-1]
+    if not repeated:
+        return _congruence(_flat(scaled), _flat(left), _flat(right), left is right)
+    block = contraction(
+        "ach,eh->ace", _flat(_summed_products(scaled, left, repeated), 2), _flat(_once(right, repeated))
+    )
+    return block + jnp.swapaxes(block, 1, 2)
+
+
 def _pairs(
     probe: Probe, second: Any, J: Tangents, adjoint: Array, discards: bool
-) -> Iterator[tuple[Array, Array, Array, tuple[int, ...]]]:
-    """(lambda phi''_ij, J_i, J_j, axes along which J_j alone is repeated) for each pair of an elementwise node.
+) -> Iterator[tuple[Array, tuple[Array, ...], tuple[int, ...]]]:
+    """(lambda phi''_ij, J_i and J_j, axes along which J_j alone is repeated) for each pair of an elementwise node.
+
+    Where i = j there is one J: forms tell a square from a product.
 
     What a ``where`` discards may be NaN or infinite. JAX stops it at the ``where``; here it would be multiplied with
     the zero that the ``where`` left in another factor. So an entry is left out that does not bend, or whose value is
@@ -160,7 +168,7 @@ def _pairs(
             out = ((curvature == 0) | (jnp.isnan(value) & jnp.all(adjoint == 0, axis=0)))[None]
             scaled, left = jnp.where(out, 0, scaled), jnp.where(out, 0, left)
             right = left if i == j else jnp.where(out, 0, right)
-            yield scaled, left, right, ()
+            yield scaled, (left,) if i == j else (left, right), ()
             continue
         both = set(probe.repeated[i]).intersection(probe.repeated[j])
         if both:
@@ -170,7 +178,7 @@ def _pairs(
         alone = [set(probe.repeated[k]) - both for k in (i, j)]
         if alone[0] and not alone[1]:
             left, right, alone = right, left, alone[::-1]
-        yield scaled, left, right, tuple(alone[1]) if not alone[0] else ()
+        yield scaled, (left,) if i == j else (left, right), tuple(alone[1]) if not alone[0] else ()
 
 
 def _once(array: Array, axes: Iterable[int]) -> Array:
@@ -188,12 +196,13 @@ def _summed_products(scaled: Array, left: Array, axes: tuple[int, ...]) -> Array
 
 
 FEW = 4
-"""Up to so many rows, sums over entries are taken one by one: matrix products of that size do not pay."""
+"""Up to so many rows, sums over entries are taken one by one: matrix products of that size do not pay. Nor do products
+with one row, a matrix by a vector for each sample: XLA needs longer to compile and to run them."""
 
 
 def _products(rows: Array, scaled: Array) -> Array:
     """sum_h rows[k,h] scaled[a,h]: (k, A)."""
-    if rows.shape[0] * scaled.shape[0] <= FEW**2:
+    if scaled.shape[0] == 1 or rows.shape[0] * scaled.shape[0] <= FEW**2:
         return _total(rows[:, None] * scaled[None])
     return _large_products(rows, scaled)
 
@@ -248,6 +257,15 @@ def _over_steps(local: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
     """`local` for a node inside scans: once for each step."""
     for _ in probe.lengths:
         local = jax.vmap(local)
+    return local
+
+
+def _summed_over_steps(local: Callable[..., Array], probe: Probe) -> Callable[..., Array]:
+    """`local` once for each step of the scans around a node, and their sum. A scan leaves the steps in front of the
+    samples: one contraction over steps and entries would have to move all of it.
+    """
+    for _ in probe.lengths:
+        local = lambda *arrays, local=local: jnp.sum(jax.vmap(local, in_axes=1)(*arrays), axis=0)
     return local
 
 
