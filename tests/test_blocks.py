@@ -389,3 +389,18 @@ def test_a_root_that_repeats_itself_is_contracted_once():
     shown = flops(quotient(lambda n: jnp.broadcast_to(n, (64,))))
     hidden = flops(quotient(lambda n: n * (1 + jnp.arange(64.0) / 64)))
     assert hidden > 1.5 * shown
+
+
+@pytest.mark.parametrize("want", ["hessian", "hessian_diagonal", "laplacian"])
+def test_curvature_is_contracted_step_by_step(want):
+    """One contraction over steps and entries, 5 * 7 here, would move all tangents into another order first."""
+    V, X = draw(7, 7), draw(3, 5)
+    model = lambda x: jax.lax.scan(lambda h, r: (jnp.tanh(V @ h + r), None), jnp.ones(7), x)[0][:2]
+    derive = getattr(nablax, want)(model, strategy="adjoint")
+    products = [eqn for eqn in equations(jax.make_jaxpr(derive)(X).jaxpr) if eqn.primitive is DOT_GENERAL]
+    contracted = {
+        int(np.prod([eqn.invars[0].aval.shape[axis] for axis in eqn.params["dimension_numbers"][0][0]]))
+        for eqn in products
+    }
+    assert 7 in contracted
+    assert 35 not in contracted

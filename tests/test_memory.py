@@ -99,6 +99,22 @@ def test_results_are_the_same_and_the_program_another():
     np.testing.assert_allclose(nablax.hessian(model, memory_budget=D * 150)((W, V), X), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
+def test_chunks_of_gradients_fit_the_budget_too(strategy):
+    """Predicted, and as XLA counts it: with room for the results and the gradient beside a chunk."""
+    many, budget = jnp.concatenate([X] * 8), 2**19
+    options = {"strategy": strategy, "memory_budget": budget}
+    found = nablax.explain(model, "laplacian", **options)((W, V), many)
+    free = nablax.explain(model, "laplacian", strategy=strategy)((W, V), many)
+    assert found.gradient_chunk_size < free.gradient_chunk_size
+
+    def temporary(**options):
+        loss = lambda params: jnp.sum(nablax.laplacian(model, **options)(params, many) ** 2)
+        return jax.jit(jax.grad(loss)).lower((W, V)).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(**options) < budget < temporary(strategy=strategy)
+
+
 def test_a_result_that_is_too_large():
     result = D * A * C * C * 8
     with raises(errors.MemoryBudgetError, readable(result), readable(result - 1), "laplacian", "nablax.store.run"):

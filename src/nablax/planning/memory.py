@@ -73,13 +73,17 @@ def chunk_size_for(problem: Problem, strategy: Strategy) -> int | None:
 
 
 def chunk_size_of_gradient(problem: Problem, strategy: Strategy, chunk_size: int | None) -> int | None:
-    """How many samples go through the model at once where the result, in chunks of `chunk_size`, is differentiated."""
-    if not isinstance(problem.chunk_size, str) or jax.default_backend() != "cpu":
+    """How many samples go through the model at once where the result, in chunks of `chunk_size`, is differentiated.
+
+    What a chunk keeps then fits the budget, if there is one, with one sample at least.
+    """
+    bound = min(WHOLE_BYTES if jax.default_backend() == "cpu" else math.inf, problem.budget or math.inf)
+    if not isinstance(problem.chunk_size, str) or bound == math.inf:
         return chunk_size
     each = kept_set(problem, strategy)
-    if each * problem.samples <= WHOLE_BYTES:
+    if each * problem.samples <= bound:
         return chunk_size
-    size = samples_that_fit(each, problem.samples, None, GRADIENT_BYTES)
+    size = samples_that_fit(each, problem.samples, problem.budget, GRADIENT_BYTES)
     return min(size, chunk_size or size) if size else chunk_size
 
 
