@@ -1,10 +1,9 @@
 """A gradient through the Hessian written by hand: ``python -m benchmarks.by_hand [--out PATH]``.
 
 What somebody would write who had only this model, a tanh network, and only this loss, mean of sum(w H^2): tangents and
-adjoints of every layer, one contraction a layer, and all of it backwards, with nothing evaluated twice and nothing kept
-but one array for each product. It shows what is left to gain in the squares pinn and small of the grid, whose bar no
-count of operations proves out of reach. Measured as it is, and with glibc told to keep large blocks of memory: what is
-written by hand holds the whole batch.
+adjoints of every layer, one contraction a layer, and all of it backwards, with no layer evaluated twice. It shows what
+is left to gain in the squares pinn and small of the grid. Measured as it is, and with glibc told to keep large blocks
+of memory: what is written by hand holds the whole batch.
 """
 
 from __future__ import annotations
