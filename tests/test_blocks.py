@@ -15,6 +15,7 @@ from nablax.graph.dense import dense_p
 from nablax.graph.determinants import _inverse, by_products, slogdet
 from nablax.graph.nodes import Kind
 from nablax.graph.trace import equations
+from nablax.strategies.adjoint import _large_congruence
 from nablax.strategies.base import Wants
 from nablax.strategies.forward import _blocks as blocks_of
 from nablax.strategies.sweep import Request
@@ -48,6 +49,13 @@ def rules_of_all_kinds(r):
     return jnp.squeeze(jnp.expand_dims(jnp.tanh(h).T, 1), 1).T
 
 
+def halves_of(h):
+    first, second = jnp.split(jnp.tanh(h @ V @ W)[:, :4], 2, axis=-1)
+    together = jnp.stack([first * second, second], axis=1)  # (N, 2, 2)
+    one, other = jnp.unstack(together, axis=-1)
+    return jnp.sin(one) * other
+
+
 # Models of particles r (N, 3), whose first part treats each by itself.
 APART = {
     "dense layers": lambda r: meet(jnp.tanh(jnp.sin(r @ W) @ V)),
@@ -62,6 +70,7 @@ APART = {
     "attention": lambda r: meet(jax.nn.softmax(jnp.sin(r @ W) @ (r @ W).T) @ (r @ W)),
     "determinant": lambda r: jnp.stack(jnp.linalg.slogdet(jnp.tanh(jnp.sin(r @ W) @ draw(5, N)) + 3 * jnp.eye(N))),
     "what a where discards": lambda r: meet(jnp.where(r > 0, jnp.sqrt(jnp.where(r > 0, r, 1.0)), r**2) @ W),
+    "split and stacked": lambda r: meet(halves_of(jnp.sin(r @ W))),
     "no meeting": lambda r: jnp.sin(r @ W),
     "a loop over particles": lambda r: jax.lax.scan(lambda c, s: (jnp.tanh(c + s), c @ c), r[0] @ W, jnp.sin(r @ W))[1],
     "vmapped": lambda r: meet(jax.vmap(lambda one: jnp.tanh(one @ W) * jnp.sum(one**2))(r)),
@@ -93,7 +102,9 @@ def reference(model, X):
 @pytest.mark.parametrize("name", APART)
 def test_particles_apart_and_together(name):
     model, X = APART[name], draw(3, N, 3, seed=1)
-    assert graph_of(model).blocks.count == N
+    graph = graph_of(model)
+    assert graph.blocks.count == N
+    assert all(node.kind is not Kind.OPAQUE for node in graph.program.nodes)
     J, H, diagonal, trace = reference(model, X)
     found = nablax.derivatives(model, "jacobian", "hessian", "hessian_diagonal", "laplacian", strategy="forward")(X)
     close = lambda a, b: np.testing.assert_allclose(np.ravel(a), np.ravel(b), rtol=1e-10, atol=1e-10)
@@ -345,6 +356,44 @@ def test_which_determinants_are_recognised(layout):
     np.testing.assert_allclose(found, jax.jit(jax.vmap(jax.hessian(model)))(X), rtol=1e-9, atol=1e-10)
 
 
+def _matrices(r):
+    return jnp.stack([jnp.tanh(k * r @ draw(3, N)) + 3 * jnp.eye(N) for k in (1, 2, 3)])
+
+
+LOG_DETERMINANTS = {
+    "one": lambda r: jnp.stack(jnp.linalg.slogdet(_matrices(r)[0])),
+    "many": lambda r: jnp.sin(jnp.linalg.slogdet(_matrices(r))[1]),
+    "in a loop": lambda r: jax.lax.scan(lambda c, m: (c + jnp.linalg.slogdet(m * jnp.cos(c))[1], c), 0.1, _matrices(r)),
+}
+
+
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
+@pytest.mark.parametrize("layout", LOG_DETERMINANTS)
+def test_second_derivatives_of_log_determinants(layout, strategy):
+    model, X = LOG_DETERMINANTS[layout], draw(2, N, 3, seed=3)
+    flat = lambda r: jnp.concatenate([jnp.ravel(y) for y in jax.tree.leaves(model(r))])
+    weights = draw(12, 12)
+    wants = ("hessian", "hessian_diagonal", "laplacian")
+    found = nablax.derivatives(flat, *wants, weights=weights, strategy=strategy)(X)
+    H = jax.jit(jax.vmap(jax.hessian(flat)))(X).reshape(2, -1, 12, 12)
+    close = lambda a, b: np.testing.assert_allclose(a.reshape(b.shape), b, rtol=1e-10, atol=1e-11)
+    close(found["hessian"], H)
+    close(found["hessian_diagonal"], jnp.diagonal(H, axis1=2, axis2=3))
+    close(found["laplacian"], jnp.einsum("dace,ce->da", H, weights))
+    kinds = [node.kind for node in graph_of(flat).program.nodes]
+    assert (Kind.DETERMINANT in kinds) == (layout != "in a loop")
+    assert Kind.OPAQUE not in kinds
+
+
+def test_a_log_determinant_takes_one_product_for_each_direction():
+    """And not one for each pair: 12 directions have 78."""
+    model = lambda r: jnp.linalg.slogdet(_matrices(r)[0])[1]
+    for want in (nablax.hessian, nablax.hessian_diagonal):
+        jaxpr = jax.make_jaxpr(want(model, strategy="forward", chunk_size=None))(draw(2, N, 3)).jaxpr
+        products = [eqn.outvars[0].aval.size for eqn in equations(jaxpr) if eqn.primitive is DOT_GENERAL]
+        assert max(products) == 2 * 12 * N * N
+
+
 # Products and quotients of arrays that repeat themselves along different axes.
 BROADCAST = {
     "row and column": lambda a, b: a[:, None] * b[None],
@@ -404,3 +453,16 @@ def test_curvature_is_contracted_step_by_step(want):
     }
     assert 7 in contracted
     assert 35 not in contracted
+
+
+def test_a_congruence_goes_back_as_one_product():
+    """Three factors, two of them the same: JAX would take a product for each of the tangents, another for the rest."""
+    scaled, both = draw(2, 7), draw(5, 7)
+    plain = lambda scaled, both: jnp.einsum("ah,ch,eh->ace", scaled, both, both)
+    np.testing.assert_allclose(_large_congruence(scaled, both), plain(scaled, both), rtol=1e-12)
+    check_grads(jax.jit(_large_congruence), (scaled, both), order=3)
+    loss = lambda f: jax.grad(lambda s, b: jnp.sum(jnp.sin(f(s, b)) * draw(2, 5, 5)), (0, 1))
+    for ours, theirs in zip(loss(_large_congruence)(scaled, both), loss(plain)(scaled, both), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    eqns = equations(jax.make_jaxpr(loss(_large_congruence))(scaled, both).jaxpr)
+    assert sum(eqn.primitive is DOT_GENERAL for eqn in eqns) == 2

@@ -25,6 +25,21 @@ BROADCAST = primitives.broadcast_in_dim_p
 SELECT = primitives.select_n_p
 
 
+def bound_by(name: str, function: Callable[[Any], Any]) -> Any | None:
+    """The primitive of this name that a function of JAX binds for a matrix, or None: some are not exported, and are
+    different equations before jax 0.10.
+    """
+    eqns = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((2, 2), np.float32)).jaxpr.eqns
+    return next((eqn.primitive for eqn in eqns if eqn.primitive.name == name), None)
+
+
+SPLIT = bound_by("split", lambda x: jax.lax.split(x, (1, 1)))
+STACK = bound_by("stack", lambda x: jnp.stack([x, x]))
+UNSTACK = bound_by("unstack", jnp.unstack)
+TILE = bound_by("tile", lambda x: jnp.tile(x, 2))
+BARRIER = bound_by("optimization_barrier", jax.lax.optimization_barrier)
+
+
 def jaxpr_of(maybe_closed: Any) -> Any:
     """The plain jaxpr inside a closed one; from jax 0.11 on the two are the same class."""
     return getattr(maybe_closed, "jaxpr", maybe_closed)
@@ -145,6 +160,31 @@ def unary_primitive(name: str, compute: Callable[[Any], Any], derivative: Callab
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     ad.defjvp(primitive, derivative)
     batching.defvectorized(primitive)
+    return primitive
+
+
+def matrix_primitive(
+    name: str, results: int, compute: Callable[[Any], Any], derivative: Callable[[Any, Any], Any]
+) -> Any:
+    """A primitive of matrices (.., n, n), each by itself, with numbers (..) as results.
+
+    Args:
+        name: its name in printed jaxprs.
+        results: how many.
+        compute: ``A -> results`` in other primitives.
+        derivative: ``(A, dA) -> (results, tangents of the results)``.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(lambda A: [ShapedArray(A.shape[:-2], A.dtype)] * results)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=True))
+    ad.primitive_jvps[primitive] = lambda primals, tangents: derivative(*primals, *tangents)
+
+    def batched(operands: Any, axes: Any) -> tuple[Any, Any]:
+        return primitive.bind(jnp.moveaxis(operands[0], axes[0], 0)), [0] * results
+
+    batching.primitive_batchers[primitive] = batched
     return primitive
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from jax.extend.core import primitives as p
 
+from nablax._compat import SPLIT, STACK, UNSTACK
 from nablax.graph.dense import dense_p
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Node, Program
@@ -180,6 +181,10 @@ _RULES: dict[Any, _Rule] = {
     p.cumsum_p: _along("axis"),
     p.dot_general_p: _dotted,
     dense_p: _dense,
+    # Where JAX has no such primitive, this is a rule for nothing.
+    SPLIT: _along("axis"),
+    UNSTACK: lambda eqn, _, axis: None if axis == eqn.params["axis"] else axis - (eqn.params["axis"] < axis),
+    STACK: lambda eqn, _, axis: axis + (eqn.params["axis"] <= axis),
 }
 
 _ENTRYWISE = frozenset(

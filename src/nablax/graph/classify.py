@@ -13,6 +13,7 @@ from typing import Any
 
 from jax.extend.core import primitives as p
 
+from nablax._compat import BARRIER, SPLIT, STACK, TILE, UNSTACK
 from nablax.graph.dense import dense_p
 from nablax.graph.once import cosine_p, once_p, sine_p
 from nablax.graph.pairs import pair_products_p, symmetric_p
@@ -76,7 +77,8 @@ JAX = Table(
     )
     | _present("cumsum", "cummax", "cummin", "sort", "real", "imag", "conj", "complex", "fft", "reduce_window_sum")
     | _present("name", "reduce_precision", "select_and_gather_add", "sharding_constraint", "device_put")
-    | {symmetric_p},
+    | {symmetric_p}
+    | {found for found in (SPLIT, STACK, UNSTACK, TILE, BARRIER) if found is not None},
     elementwise=_FLAT
     | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")
     | _present("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "atan2")

@@ -5,7 +5,8 @@ triangular solve of a small matrix costs many times its arithmetic. Here
 
     d log|det A| = tr(A^-1 dA),        d A^-1 = -A^-1 dA A^-1,
 
-so that derivatives of every order are products with one inverse. Both ways lose the same digits: as many as the
+so that derivatives of every order are products with one inverse, and the second one is that of one product for each
+direction, not for each pair: -tr(K_c K_e) with K_c = A^-1 dA_c. Both ways lose the same digits: as many as the
 condition of A has. At a singular matrix there is no derivative: here it is NaN, where JAX has infinities whose signs
 come from rounding. Reference: Forward Laplacian (R. Li et al., arXiv 2307.08214), where Slater determinants are derived
 so.
@@ -21,21 +22,29 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import Array
 
-from nablax._compat import CUSTOM_JVP, jaxpr_of
+from nablax._compat import CUSTOM_JVP, jaxpr_of, matrix_primitive
 
 
-@jax.custom_jvp
 def slogdet(A: Array) -> tuple[Array, Array]:
     """Sign and logarithm of |det A|, as `jnp.linalg.slogdet` computes them, of real matrices (.., n, n)."""
-    return tuple(jnp.linalg.slogdet(A))  # pyright: ignore[reportReturnType]
+    return tuple(slogdet_p.bind(A))
 
 
-@slogdet.defjvp
-def _slogdet_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
-    (A,), (dA,) = primals, tangents
+def _derivative(A: Array, dA: Array) -> Any:
     sign, log = slogdet(A)
     slope = jnp.sum(jnp.swapaxes(_inverse(A), -1, -2) * dA, (-2, -1))
     return (sign, log), (jnp.zeros_like(sign), slope)
+
+
+slogdet_p = matrix_primitive("slogdet", 2, lambda A: tuple(jnp.linalg.slogdet(A)), _derivative)
+
+
+def curvature_factors(A: Array, tangents: Array) -> tuple[Array, Array]:
+    """(K, L), each (n, .., N, N), for tangents of A like them: d2 log|det A| [dA_c, dA_e] = -sum(K[c] * L[e]) over the
+    last two axes.
+    """
+    K = _times(_inverse(A), tangents)
+    return K, jnp.swapaxes(K, -1, -2)
 
 
 @jax.custom_jvp
@@ -48,8 +57,10 @@ def _inverse(A: Array) -> Array:
 @_inverse.defjvp
 def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     inverse = _inverse(*primals)
-    times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    return inverse, -times(times(inverse, *tangents), inverse)
+    return inverse, -_times(_times(inverse, *tangents), inverse)
+
+
+_times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def by_products(eqn: Any) -> Any:

@@ -21,6 +21,7 @@ from jax.core import Tracer
 
 from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, SELECT, loop_arity
 from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
+from nablax.graph.determinants import slogdet_p
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 from nablax.graph.once import worth_a_call
 
@@ -36,6 +37,8 @@ class Kind(Enum):
     """It couples entry i of one root with entry i of another only."""
     BILINEAR = "bilinear"
     """It couples the first root with the second."""
+    DETERMINANT = "determinant"
+    """It is that of log|det A|, the second result: a product for each direction (see `nablax.graph.determinants`)."""
     OPAQUE = "opaque"
     """Nothing is known; the rules of JAX are used."""
     LOOP = "loop"
@@ -214,6 +217,8 @@ class _Builder:
             return self._elementwise(roots, carrying, (eqn,))
         if eqn.primitive in self.table.bilinear and len(roots) == 2:
             return Node(Kind.BILINEAR, *parts)
+        if eqn.primitive is slogdet_p:
+            return Node(Kind.DETERMINANT, *parts)
         return Node(Kind.OPAQUE, *parts)
 
     def _is_linear(self, eqn: Equation, moving: list[Variable]) -> bool:

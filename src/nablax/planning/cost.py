@@ -18,6 +18,7 @@ from jax.extend.core import primitives
 
 from nablax._compat import jaxpr_of
 from nablax.graph.dense import dense_p
+from nablax.graph.determinants import slogdet_p
 from nablax.graph.inline import Constant, Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program
 from nablax.graph.probes import Probe, probes
@@ -122,10 +123,14 @@ def directions_in(problem: Problem, node: Node) -> int:
     return blocks.width if blocks and blocks.holds(node) else problem.directions
 
 
+_BY_PRODUCTS = (Kind.BILINEAR, Kind.DETERMINANT)
+"""Kinds whose second derivative takes no more than a product; that of an opaque node takes several passes."""
+
+
 def _bend_forward(bend: Bend, couples: int) -> float:
     if bend.kind is Kind.ELEMENTWISE:
         return ENTRY * bend.size * couples * bend.pairs
-    return (2 if bend.kind is Kind.BILINEAR else 6) * bend.push * couples
+    return (2 if bend.kind in _BY_PRODUCTS else 6) * bend.push * couples
 
 
 def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: bool) -> float:
@@ -139,7 +144,7 @@ def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: boo
         return kept + couples * bend.pairs * (local + streams * ENTRY * A * bend.size)
     if entrywise and A * C <= FEW:
         return kept + ENTRY * A * C * C * bend.size * bend.pairs
-    local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind is Kind.BILINEAR else 6)
+    local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind in _BY_PRODUCTS else 6)
     if pairs_pay(A, C):
         return kept + C * (C + 1) // 2 * bend.pairs * (local + BATCHED * A * bend.size)
     return kept + A * C * bend.pairs * (local + BATCHED * C * bend.size)
@@ -176,6 +181,8 @@ def _work(eqn: Equation) -> float:
     if eqn.primitive is primitives.dot_general_p:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return size * math.prod(shapes[0][k] for k in contracted)
+    if eqn.primitive is slogdet_p:
+        return math.prod(shapes[0]) * shapes[0][-1]
     if eqn.primitive is primitives.conv_general_dilated_p:
         return size * math.prod(shapes[1]) / max(shapes[1][eqn.params["dimension_numbers"].rhs_spec[0]], 1)
     inner = [jaxpr_of(j) for j in jex.jaxprs_in_params(eqn.params)]

@@ -30,7 +30,8 @@ class Nodes:
     """Nodes of the graph that look the same.
 
     Attributes:
-        kind: "linear", "elementwise", "bilinear", "opaque" or "loop": the form of their second derivative.
+        kind: "linear", "elementwise", "bilinear", "determinant", "opaque" or "loop": the form of their second
+            derivative.
         primitives: what one of them is made of.
         shape: of its output.
         count: how many there are.

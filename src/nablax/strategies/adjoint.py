@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax.graph import Bound
+from nablax.graph.determinants import curvature_factors
 from nablax.graph.nodes import Kind, Node
 from nablax.graph.once import once
 from nablax.graph.probes import Probe, captured, probes
@@ -107,6 +108,9 @@ def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoin
             for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards)
         )
 
+    if probe.node.kind is Kind.DETERMINANT:
+        return _products(_flat(form.log_determinant(*roots, *J)), _flat(adjoint[1]))
+
     def bend(left: Tangents, right: Tangents) -> Tangents:
         local = lambda roots, second, left, right: _second_derivative(_phi(probe.node, second), roots, left, right)
         return _over_steps(local, probe)(roots, second, left, right)
@@ -123,6 +127,10 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
             for scaled, both, repeated in _pairs(probe, second, J, adjoint[0], discards)
         )
 
+    if probe.node.kind is Kind.DETERMINANT:
+        left, right = curvature_factors(*roots, *J)
+        return contraction("ach,eh->ace", _flat(-adjoint[1][:, None, ..., None, None] * left[None], 2), _flat(right))
+
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
 
     def along(lam: Tangents, tangent: Tangents) -> Tangents:
@@ -132,7 +140,7 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     pulled = jax.vmap(jax.vmap(along, in_axes=(None, 0)), in_axes=(0, None))(adjoint, J)
     if probe.node.kind is Kind.BILINEAR:
         block = contraction("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
-        return block + jnp.swapaxes(block, 1, 2)
+        return _with_transpose(block)
     return _sum(contraction("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
 
 
@@ -144,7 +152,7 @@ def _matrix(repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
     block = contraction(
         "ach,eh->ace", _flat(_summed_products(scaled, left, repeated), 2), _flat(_once(right, repeated))
     )
-    return block + jnp.swapaxes(block, 1, 2)
+    return _with_transpose(block)
 
 
 def _pairs(
@@ -217,12 +225,34 @@ def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:
     (A, n, n).
     """
     if scaled.shape[0] * left.shape[0] > FEW:
-        block = contraction("ach,eh->ace", scaled[:, None] * left[None], right)
-    else:
-        # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
-        each = jax.lax.split(left, (1,) * left.shape[0])
-        block = jnp.stack([_total(scaled[:, None] * (one * right)[None]) for one in each], axis=1)
-    return block if same else block + jnp.swapaxes(block, 1, 2)
+        if same:
+            return _large_congruence(scaled, left)
+        return _with_transpose(contraction("ach,eh->ace", scaled[:, None] * left[None], right))
+    # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
+    each = jax.lax.split(left, (1,) * left.shape[0])
+    block = jnp.stack([_total(scaled[:, None] * (one * right)[None]) for one in each], axis=1)
+    return block if same else _with_transpose(block)
+
+
+@jax.custom_jvp
+def _large_congruence(scaled: Array, both: Array) -> Array:
+    """sum_h scaled[a,h] both[c,h] both[e,h]: (A, n, n).
+
+    What follows a change of any factor is one product and its own transpose. JAX would take three products, and as many
+    back; this one goes back as the product of a symmetric matrix with the tangents, from which all factors take theirs.
+    """
+    return contraction("ach,eh->ace", scaled[:, None] * both[None], both)
+
+
+@_large_congruence.defjvp
+def _large_congruence_along(at: tuple[Array, Array], along: tuple[Array, Array]) -> tuple[Array, Array]:
+    (scaled, both), (more, tangent) = at, along
+    half = scaled[:, None] * tangent[None] + more[:, None] * both[None] / 2
+    return _large_congruence(scaled, both), _with_transpose(contraction("ach,eh->ace", half, both))
+
+
+def _with_transpose(block: Array) -> Array:
+    return block + jnp.swapaxes(block, 1, 2)
 
 
 def _total(entries: Array) -> Array:

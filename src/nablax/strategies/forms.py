@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nablax.graph.determinants import curvature_factors
 from nablax.graph.pairs import pair_products, pair_squares, picked, symmetric
 
 
@@ -59,6 +60,10 @@ class Form(ABC):
         if first is second:
             return self.reduce(left * right)
         return self.reduce(left * right + self.partners(second)[0] * self.partners(first)[1])
+
+    def log_determinant(self, A: Array, tangents: Array) -> Array:
+        """Rows (rows, ..) of d2 log|det A| for tangents (n, .., N, N) of matrices A."""
+        return -jnp.sum(self.products(*curvature_factors(A, tangents)), (-2, -1)) / 2
 
     def apply(self, B: Callable[..., Any], tangents: tuple[Array, ...]) -> Any:
         """Rows of B[left, right], where B takes two tuples of tangents, one array for each root."""

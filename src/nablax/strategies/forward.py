@@ -219,6 +219,9 @@ def _bend(
     if node.kind is Kind.BILINEAR:
         cross = lambda left, right: jax.tree.map(jnp.add, phi(left[0], right[1]), phi(right[0], left[1]))
         return form.apply(cross, tangents)
+    if node.kind is Kind.DETERMINANT:
+        rows = form.log_determinant(*at, *tangents)
+        return jnp.zeros_like(rows), rows
     second = lambda left, right: jax.jvp(lambda *roots: jax.jvp(phi, roots, left)[1], at, right)[1]
     return form.apply(second, tangents)
 
