@@ -206,14 +206,32 @@ def test_what_a_gradient_is_predicted_to_keep(want, strategy):
             x = (x - jnp.mean(x)) * jax.lax.rsqrt(jnp.var(x) + 1e-3)
         return x @ weights[-1]
 
-    f = getattr(nablax, want)(normed, strategy=strategy, chunk_size=None)
+    held, kept = held_and_kept(normed, weights, batch, want, strategy)
+    assert 1 / 3 < held / kept < 3
+
+
+def test_what_is_widened_is_predicted_to_be_kept():
+    """Where particles meet, the directions of one become those of all."""
+    weights, batch = [draw(3, 16), draw(16, 16)], draw(20, 36)
+
+    def meeting(weights, x):
+        h = jnp.tanh(x.reshape(12, 3) @ weights[0])
+        return jnp.sum(jnp.tanh(h @ weights[1] @ h.T))[None]
+
+    held, kept = held_and_kept(meeting, weights, batch, "laplacian", "forward")
+    assert 1 / 3 < held / kept < 3
+
+
+def held_and_kept(model, weights, batch, want, strategy):
+    """(bytes that XLA sets aside for a gradient, bytes that it is predicted to keep)."""
+    f = getattr(nablax, want)(model, strategy=strategy, chunk_size=None)
     gradient = jax.jit(jax.grad(lambda weights: jnp.sum(f(weights, batch) ** 2)))
     held = gradient.lower(weights).compile().memory_analysis().temp_size_in_bytes
     leaves = jax.tree.leaves(weights)
     graph = trace(
-        lambda *values: [normed(values[:-1], values[-1])],
+        lambda *values: [model(values[:-1], values[-1])],
         [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
         jax.ShapeDtypeStruct(batch.shape[1:], batch.dtype),
     )
-    kept = kept_set(Problem(graph, Wants(frozenset([want])), len(batch)), strategy_named(strategy))
-    assert 1 / 3 < held / (len(batch) * kept) < 3
+    problem = Problem(graph, Wants(frozenset([want])), len(batch))
+    return held, len(batch) * kept_set(problem, strategy_named(strategy))

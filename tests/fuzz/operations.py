@@ -80,6 +80,8 @@ LINEAR = {
     "axis": "jnp.sum(vec({a}, 6).reshape(2, 3), axis=-1)",
     "concat": "jnp.concatenate([vec({a}, {n}), vec({b}, 2)])",
     "stack": "jnp.stack([vec({a}, {n}), 2 * vec({b}, {n})])",
+    "split": "jnp.concatenate(jnp.split(jnp.tile(vec({a}, 4), 2), [1, 3])[::-1])",
+    "unstack": "jnp.unstack(vec({a}, 6).reshape(2, 3), axis=1)[1] * s",
     "flip": "jnp.flip(jnp.ravel({a}))[::2]",
     "gather": "vec({a}, {n})[jnp.array([0, -1, 0])]",
     "indexed": "vec({a}, 3)[k % 3] * b",
@@ -150,7 +152,8 @@ OPERATIONS |= {
 }
 # What takes complex numbers as it takes real ones.
 for _name in (
-    "sin", "dense", "transposed", "positions", "sum", "mean", "reshape", "concat", "stack", "gather", "indexed", "set",
-    "scatter", "pad", "cumsum", "mul", "outer", "gram", "einsum", "vmap", "jit", "remat", "constant",
+    "sin", "dense", "transposed", "positions", "sum", "mean", "reshape", "concat", "stack", "split", "unstack",
+    "gather", "indexed", "set", "scatter", "pad", "cumsum", "mul", "outer", "gram", "einsum", "vmap", "jit", "remat",
+    "constant",
 ):  # fmt: skip
     OPERATIONS[_name] = Operation(OPERATIONS[_name].template, complex=True, result="same")

@@ -203,8 +203,8 @@ def working_set(problem: Problem, strategy: Strategy) -> float:
     if strategy.name == "adjoint":
         return _adjoint_set(problem)
     nodes = problem.graph.program.nodes
-    held = (_carried(problem, strategy, node) * _bytes(o) for node in nodes for o in node.outputs)
-    return 2 * max(held, default=8)
+    held = [_carried(problem, strategy, node) * _bytes(o) for node in nodes for o in node.outputs]
+    return 2 * max([*held, *_widened(problem, strategy)], default=8)
 
 
 def _adjoint_set(problem: Problem) -> float:
@@ -230,7 +230,7 @@ def kept_set(problem: Problem, strategy: Strategy) -> float:
     once for each pass of the strategy that comes by there. Other linear maps become part of what reads them, but not
     inside loops, which keep what they need of each step.
     """
-    return sum(
+    return sum(_widened(problem, strategy)) + sum(
         steps * _kept(problem, strategy, node) * sum(map(_bytes, node.outputs))
         for node, steps in _nodes(problem.graph.program)
         if steps > 1 or node.kind is not Kind.LINEAR or any(eqn.primitive in _PRODUCTS for eqn in node.equations)
@@ -253,6 +253,16 @@ def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
             return C + A + min(A * C, problem.second_rows(C)[0])
         case _:
             return _carried(problem, strategy, node)
+
+
+def _widened(problem: Problem, strategy: Strategy) -> list[int]:
+    """Bytes of tangents and rows of what falls into blocks and is read where they meet, widened to all directions."""
+    blocks, program = problem.blocks, problem.graph.program
+    if strategy.name != "forward" or blocks is None:
+        return []
+    meet = (root for node in program.nodes if not blocks.holds(node) for root in node.roots)
+    rows = problem.directions + problem.second_rows(problem.directions)[0]
+    return [rows * _bytes(v) for v in {*meet, *program.flat.outputs} if isinstance(v, Variable) and v in blocks.inner]
 
 
 def _carried(problem: Problem, strategy: Strategy, node: Node) -> int:
