@@ -1,12 +1,13 @@
 """What the machine allows: ``python -m benchmarks.roofline [--out PATH]`` for every missed square of the last grid.
 
 For nablax and the best peer it counts operations and bytes (XLA's own count of the compiled program, whole batch, and
-of what gradients in chunks evaluate again), measures what the machine does at best (a large matrix product, a large
-sum), and how long the matrix products of nablax take alone, each at its own shape, without anything between them. Where
-the operations of the two differ by less than the target, or the peer takes less than the target times those products,
-the target is out of reach of these algorithms, however well they are run. Gradients that take more than a third of the
-best peer's memory are run again in chunks that do not. Loops inside a model are counted once by XLA: there is no
-roofline for them.
+of what gradients in chunks evaluate again), measures what the machine does at best (a large matrix product, a sum in
+cache), and how long the matrix products of nablax take alone, each at its own shape, without anything between them, by
+turns with nablax and the peer. What is no product reads and writes its arrays at the rate of the sum, at best. Where
+the operations of the two differ by less than the target, or the peer takes less than the target times the products and
+the rest together, the target is out of reach of these algorithms, however well they are run. Gradients that take more
+than a third of the best peer's memory are run again in chunks that do not. Loops inside a model are counted once by
+XLA: there is no roofline for them.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from benchmarks.verdict import MEMORY, Verdict, column, judge
 from benchmarks.versions import commit
 
 HEAD = (
-    "square,bar,ratio,nablax ms,its Gop,Gop/s,its GB,GB/s,best peer,its ms,peer Gop / ours,peer GB / ours,"
-    "least ms (operations),products alone ms,highest ratio with these products"
+    "square,bar,ratio in the grid,ratio here,nablax ms,its Gop,Gop/s,its GB,GB/s,best peer,its ms,peer Gop / ours,"
+    "peer GB / ours,least ms (operations),products alone ms,the rest at the rate of the sum ms,highest ratio"
 )
 MEMORY_HEAD = "square,best peer,its ms,its MiB,nablax ms,its MiB,chunk within a third,its ms,its MiB,ratio"
 
@@ -54,17 +55,13 @@ def seconds(run: Callable[[], Any], rounds: int = 9) -> float:
 
 
 def peaks(width: int = 2048) -> tuple[float, float]:
-    """(operations a second of a large matrix product, bytes a second of a large sum in place)."""
+    """(operations a second of a large matrix product, bytes a second of a sum in place, of an array in cache)."""
     a = jnp.ones((width, width))
     product = jax.jit(lambda a: a @ a)
-    add = jax.jit(lambda x: x + 1.0, donate_argnums=0)
-    held = [jnp.ones(2**25)]  # in place: new memory would have to be cleared by the system first
-
-    def once() -> Any:
-        held[0] = add(held[0])
-        return held[0]
-
-    return 2 * width**3 / seconds(lambda: product(a)), 2 * held[0].nbytes / seconds(once)
+    array = jnp.ones(2**20)
+    # In place: new memory would have to be cleared by the system first.
+    add = jax.jit(lambda x: jax.lax.fori_loop(0, 64, lambda _, x: x + 1.0, x))
+    return 2 * width**3 / seconds(lambda: product(a)), 64 * 2 * array.nbytes / seconds(lambda: add(array))
 
 
 def counted(batch: Callable, params: Any, X: Any) -> tuple[float, float]:
@@ -93,17 +90,24 @@ def products(batch: Callable, params: Any, X: Any) -> list[tuple[Any, tuple[int,
     return found
 
 
-def seconds_of_products(batch: Callable, params: Any, X: Any) -> float:
-    """How long the matrix products of a program take by themselves, all of them in one program."""
-    found = products(batch, params, X)
+def alone(found: list[tuple[Any, tuple[int, ...], tuple[int, ...]]]) -> Callable[[], Any]:
+    """The matrix products of a program by themselves, all of them in one program."""
     operands = [(jnp.full(x, 0.5), jnp.full(y, 0.5)) for _, x, y in found]
     numbers = [number for number, _, _ in found]
 
     @jax.jit
-    def alone(operands: Any) -> Any:
+    def multiplied(operands: Any) -> Any:
         return [jax.lax.dot_general(x, y, n) for n, (x, y) in zip(numbers, operands, strict=True)]
 
-    return seconds(lambda: alone(operands))
+    return lambda: jax.block_until_ready(multiplied(operands))
+
+
+def bytes_of(found: list[tuple[Any, tuple[int, ...], tuple[int, ...]]]) -> int:
+    """What matrix products in float32 read and write."""
+    result = lambda x, y, numbers: jax.eval_shape(lambda x, y: jax.lax.dot_general(x, y, numbers), x, y)
+    array = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    sizes = ((math.prod(x), math.prod(y), result(array(x), array(y), n).size) for n, x, y in found)
+    return 4 * sum(map(sum, sizes))
 
 
 @dataclass(frozen=True)
@@ -145,26 +149,44 @@ def programs_of(verdict: Verdict, cell: Cell, params: Any, X: Any) -> Programs |
     return Programs(own, ours, theirs, width)
 
 
-def row(verdict: Verdict, peak: float) -> list[str]:
-    """The line of a missed square: times from the grid, counts of the programs as they are compiled now."""
-    square, auto, peer = verdict.square, verdict.auto, verdict.best_peer
-    assert auto is not None
+def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
+    """The line of a missed square: everything anew, in turns, but for the ratio in the grid."""
+    square, peer = verdict.square, verdict.best_peer
     assert peer is not None
     chosen = cell_named(square["cell"]).with_samples(square["D"])
     params, X = jax.tree.map(jnp.asarray, chosen.data())
-    line = [f"{square['cell']}: {column(square)}", f"{verdict.missed:.2f}", f"{verdict.ratio:.2f}"]
-    times = f"{1e3 * auto['seconds']:.1f}", f"{1e3 * peer['seconds']:.1f}"
+    name, _, size = peer["name"].partition(" @")
+    both = own_program(chosen, square, "auto"), peer_program(chosen, square, name, int(size) if size else None)
+    runs = {
+        key: call(jax.jit(batch).lower(params, X).compile(), params, X) for key, batch in zip("ab", both, strict=True)
+    }
     found = programs_of(verdict, chosen, params, X)
+    if found:
+        # In chunks of what nablax takes, so that they meet the same caches.
+        runs["products"] = alone([product for p in found.own for product in products(p, params, X[: found.width])])
+    taken = alternate(runs, rounds=10, seconds=1.0, keep=tuple(runs))
+    own, other, *rest = (statistics.median(times) for times in taken.values())
+    line = [
+        f"{square['cell']}: {column(square)}",
+        f"{verdict.missed:.2f}",
+        f"{verdict.ratio:.2f}",
+        f"{other / own:.2f}",
+    ]
+    times = f"{1e3 * own:.1f}", f"{1e3 * other:.1f}"
     if not found:
-        return [*line, times[0], *[""] * 4, peer["name"], times[1], *[""] * 5]
-    # In chunks of what nablax takes, so that they meet the same caches.
-    chunk = X[: found.width]
-    least = sum(seconds_of_products(p, params, chunk) for p in found.own) * square["D"] / found.width
+        return [*line, times[0], *[""] * 4, peer["name"], times[1], *[""] * 6]
+    multiplied = rest[0] * square["D"] / found.width
     ours, theirs = found.ours, found.theirs
-    rate = lambda count: f"{count / auto['seconds'] / 1e9:.0f}"
+    moved = (ours[1] - sum(bytes_of(products(p, params, X)) for p in found.own)) / bandwidth
+    rate = lambda count: f"{count / own / 1e9:.0f}"
     line += [times[0], f"{ours[0] / 1e9:.2f}", rate(ours[0]), f"{ours[1] / 1e9:.2f}", rate(ours[1])]
     line += [peer["name"], times[1], f"{theirs[0] / ours[0]:.2f}", f"{theirs[1] / ours[1]:.2f}"]
-    return [*line, f"{1e3 * ours[0] / peak:.1f}", f"{1e3 * least:.1f}", f"{peer['seconds'] / least:.2f}"]
+    line += [f"{1e3 * ours[0] / peak:.1f}", f"{1e3 * multiplied:.1f}", f"{1e3 * moved:.1f}"]
+    return [*line, f"{other / (multiplied + moved):.2f}"]
+
+
+def call(program: Any, params: Any, X: Any) -> Callable[[], Any]:
+    return lambda: jax.block_until_ready(program(params, X))
 
 
 def mean_of_operations(verdicts: list[Verdict]) -> str:
@@ -210,10 +232,8 @@ def memory_row(verdict: Verdict) -> list[str] | None:
         size //= 2
         smaller = compiled(own_program(chosen, square, size))
 
-    def call(program: Any) -> Callable[[], Any]:
-        return lambda: jax.block_until_ready(program(params, X))
-
-    runs = {"peer": call(theirs), "auto": call(ours), "smaller": call(smaller)}
+    programs = {"peer": theirs, "auto": ours, "smaller": smaller}
+    runs = {name: call(program, params, X) for name, program in programs.items()}
     taken = alternate(runs, rounds=10, seconds=1.0, keep=tuple(runs))
     ms = {key: 1e3 * statistics.median(times) for key, times in taken.items()}
     mebibytes = lambda program: f"{held(program) / 2**20:.1f}"
@@ -253,7 +273,7 @@ def main() -> None:
     peak, bandwidth = peaks()
     rows = []
     for verdict in missed:
-        rows.append(row(verdict, peak))
+        rows.append(row(verdict, peak, bandwidth))
         print(rows[-1], flush=True)
     through = [v for v in verdicts if v.square["want"] == "hessian" and v.square["gradient"]]
     smaller = [found for v in through if (found := memory_row(v))]
@@ -261,13 +281,14 @@ def main() -> None:
         "# Roofline of the missed squares",
         "",
         f"This machine at its best: {peak / 1e9:.0f} Gop/s in a product of 2048 x 2048 matrices,",
-        f"{bandwidth / 1e9:.1f} GB/s in a sum of large arrays in place.",
+        f"{bandwidth / 1e9:.1f} GB/s in a sum in place of arrays of 4 MiB, which stay in cache.",
         "Operations and bytes are XLA's count for the compiled program on the whole batch, and for gradients in chunks",
-        "those of the values on top, as chunks are evaluated again to be differentiated; most bytes stay in caches.",
+        "those of the values on top, as chunks are evaluated again to be differentiated.",
         "Products alone: the matrix products of nablax by themselves, in chunks of the size it takes, with nothing",
-        "between them. XLA counts loops inside a model once: nothing is said of them. The times of nablax and of the",
-        f"peer are those of the grid; counts and products are of commit {commit()}. Alone, each product writes its",
-        "result to memory; where a compiled program does not, it can take less time than its products alone.",
+        "between them, by turns with nablax and the peer. The rest: what nablax reads and writes beside products, at",
+        "the rate of the sum. The highest ratio is that of the peer to both together. Alone, each product writes its",
+        "result to memory; where a compiled program does not, it can take less time than its products alone. XLA",
+        f"counts loops inside a model once: nothing is said of them. Commit {commit()}.",
         "",
         *table(HEAD.split(","), rows),
         f"Operations of the best peer / of nablax: {mean_of_operations(verdicts)}.",
