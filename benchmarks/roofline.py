@@ -158,7 +158,8 @@ def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
     name, _, size = peer["name"].partition(" @")
     both = own_program(chosen, square, "auto"), peer_program(chosen, square, name, int(size) if size else None)
     runs = {
-        key: call(jax.jit(batch).lower(params, X).compile(), params, X) for key, batch in zip("ab", both, strict=True)
+        key: call(jax.jit(batch).lower(params, X).compile(), params, X)
+        for key, batch in zip(("nablax", "peer"), both, strict=True)
     }
     found = programs_of(verdict, chosen, params, X)
     if found:

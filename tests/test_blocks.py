@@ -456,7 +456,7 @@ def test_curvature_is_contracted_step_by_step(want):
 
 
 def test_a_congruence_goes_back_as_one_product():
-    """Three factors, two of them the same: JAX would take a product for each of the tangents, another for the rest."""
+    """Of its two equal factors, JAX would treat each by itself: two products back."""
     scaled, both = draw(2, 7), draw(5, 7)
     plain = lambda scaled, both: jnp.einsum("ah,ch,eh->ace", scaled, both, both)
     np.testing.assert_allclose(_large_congruence(scaled, both), plain(scaled, both), rtol=1e-12)

@@ -238,8 +238,8 @@ def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:
 def _large_congruence(scaled: Array, both: Array) -> Array:
     """sum_h scaled[a,h] both[c,h] both[e,h]: (A, n, n).
 
-    What follows a change of any factor is one product and its own transpose. JAX would take three products, and as many
-    back; this one goes back as the product of a symmetric matrix with the tangents, from which all factors take theirs.
+    What follows a change of any factor is one product and its own transpose. JAX would take two products, and two back;
+    this one goes back as the product of a symmetric matrix with the tangents, from which all factors take theirs.
     """
     return contraction("ach,eh->ace", scaled[:, None] * both[None], both)
 
