@@ -12,7 +12,7 @@ from perceptron import X as BATCH
 
 import nablax
 from nablax.graph.inline import inline
-from nablax.graph.merge import call_merged, merged
+from nablax.graph.merge import merged, traced
 from nablax.graph.trace import equations
 
 
@@ -54,7 +54,7 @@ class TestWhatIsMerged:
         ],
     )
     def test_what_differs_is_kept(self, function):
-        expected, found = function(X), call_merged(function, X)
+        expected, found = function(X), traced(function, X)(X)
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
         np.testing.assert_array_equal(found, expected)
 
@@ -64,7 +64,7 @@ class TestWhatIsMerged:
             return jax.random.normal(first, (3,)) - jax.random.normal(second, (3,))
 
         key = jax.random.key(0)
-        np.testing.assert_array_equal(call_merged(function, key), function(key))
+        np.testing.assert_array_equal(traced(function, key)(key), function(key))
 
     def test_loops_and_branches(self):
         def function(x):
@@ -72,11 +72,11 @@ class TestWhatIsMerged:
             end, sums = jax.lax.scan(step, x, None, length=3)
             return jax.lax.cond(sums[0] > 0, jnp.sin, jnp.cos, end) + jax.lax.cond(sums[0] > 0, jnp.cos, jnp.sin, end)
 
-        np.testing.assert_allclose(call_merged(function, X), function(X), rtol=1e-6)
+        np.testing.assert_allclose(traced(function, X)(X), function(X), rtol=1e-6)
 
     def test_derivatives_of_what_was_merged(self):
         function = lambda x: jnp.exp(jnp.sin(x)) * jnp.ones_like(x) + jnp.exp(jnp.sin(x)) ** 2
-        check_grads(lambda x: call_merged(function, x), (X,), order=3)
+        check_grads(lambda x: traced(function, x)(x), (X,), order=3)
 
     def test_draws_that_do_not_say_so(self):
         draw = lambda: jax.lax.rng_uniform(0.0, 1.0, (3,))
@@ -88,15 +88,15 @@ class TestWhatIsMerged:
             return jnp.sin(x)
 
         f.defjvps(lambda tangent, y, x: 2 * tangent * jnp.cos(x))
-        slope = jax.grad(lambda x: jnp.sum(call_merged(lambda x: f(x) + f(x), x)))
+        slope = jax.grad(lambda x: jnp.sum(traced(lambda x: f(x) + f(x), x)(x)))
         np.testing.assert_allclose(slope(X), 4 * jnp.cos(X), rtol=1e-12)
 
     def test_values_that_are_traced_around_it(self):
-        slope = jax.grad(lambda a: jnp.sum(call_merged(lambda x: a * x + a * x, X)))
+        slope = jax.grad(lambda a: jnp.sum(traced(lambda x: a * x + a * x, X)(X)))
         np.testing.assert_allclose(slope(3.0), 2 * jnp.sum(X), rtol=1e-12)
 
     def test_results_that_are_operands_or_constants(self):
-        x, number, array = call_merged(lambda x: (x, 2.0, np.arange(3)), X)
+        x, number, array = traced(lambda x: (x, 2.0, np.arange(3)), X)(X)
         np.testing.assert_array_equal(x, X)
         np.testing.assert_array_equal(array, [0, 1, 2])
         assert number == 2.0

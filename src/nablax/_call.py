@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from nablax._types import INPUT_AXES, Model, PyTree, kind_of
 from nablax.batching.axes import Batch, find_batch, move_out
 from nablax.batching.chunks import map_samples, other_if_differentiated
 from nablax.batching.shards import Placement, find_shards, placements
-from nablax.graph.merge import call_merged
+from nablax.graph.merge import traced
 from nablax.planning import Build, Candidate, Plan, Problem, check_result, choose, choose_for_gradient, tune
 from nablax.strategies import Derivatives, Strategy, Wants, refused_by_jax
 
@@ -122,6 +122,7 @@ class Call:
         present: what is made of the derivatives of one sample.
         options: the options.
         problem: the facts that a plan is chosen from.
+        programs: the derivatives of one sample by strategy and types, traced once: values and gradients share them.
     """
 
     sample: OneSample
@@ -129,6 +130,7 @@ class Call:
     present: Presentation
     options: Options
     problem: Problem
+    programs: dict[Hashable, Callable[..., Derivatives]] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -192,30 +194,32 @@ class Call:
 
         def one(leaves: list[Array]) -> tuple[PyTree, PyTree]:
             others, v = sample.arguments(arrays, self.batch.merge(leaves, shared))
-            found = _derived(strategy, sample, others, v, weights)
+            found = self.derived(strategy, others, v, weights)
             return self.present(sample, found), jax.tree.unflatten(sample.aux, found.rest)
 
         return map_samples(one, batched, chunk_size, again)
 
-
-def _derived(
-    strategy: Strategy, sample: OneSample, others: list[Array], v: Array, weights: Array | None
-) -> Derivatives:
-    """The derivatives of one sample; what JAX has no rule for is an error with a name."""
-    derive = lambda others, v, weights: strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
-    try:
-        return call_merged(derive, others, v, weights)
-    except NablaxError:
-        raise
-    except Exception as error:
-        if not refused_by_jax(sample.graph.bind(others), v, strategy, sample.wants.order):
+    def derived(self, strategy: Strategy, others: list[Array], v: Array, weights: Array | None) -> Derivatives:
+        """The derivatives of one sample; what JAX has no rule for is an error with a name."""
+        sample, args = self.sample, (others, v, weights)
+        key = strategy.name, *map(jax.typeof, jax.tree.leaves(args))
+        derive = lambda others, v, weights: strategy.derive(sample.graph.bind(others), v, sample.wants, weights)
+        try:
+            if key not in self.programs:
+                self.programs[key] = traced(derive, *args)
+            return self.programs[key](*args)
+        except NablaxError:
             raise
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise StrategyError(
-            f"strategy {strategy.name!r} ran into a function that JAX cannot differentiate this often: "
-            f"{type(error).__name__}: {first_line} Derivatives of order {sample.wants.order} were asked for. Give the "
-            "function a rule with jax.custom_jvp, keep its arguments independent of x, or ask for a lower order."
-        ) from error
+        except Exception as error:
+            if not refused_by_jax(sample.graph.bind(others), v, strategy, sample.wants.order):
+                raise
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            raise StrategyError(
+                f"strategy {strategy.name!r} ran into a function that JAX cannot differentiate this often: "
+                f"{type(error).__name__}: {first_line} Derivatives of order {sample.wants.order} were asked for. Give "
+                "the function a rule with jax.custom_jvp, keep its arguments independent of x, or ask for a lower "
+                "order."
+            ) from error
 
 
 def _derive(

@@ -37,11 +37,11 @@ _DRAWS = {primitives.rng_uniform_p}
 """Primitives that return something else each time, and do not say so by their effects."""
 
 
-def call_merged(function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)``, by its equations merged."""
+def traced(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """`function` for arguments of the types of `args`: its equations, merged."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    results = merged(inline(closed))(*jax.tree.leaves(args))
-    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+    flat, tree = merged(inline(closed)), jax.tree.structure(shapes)
+    return lambda *args: jax.tree.unflatten(tree, flat(*jax.tree.leaves(args)))
 
 
 def merged(flat: Flat) -> Flat:

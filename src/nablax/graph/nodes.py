@@ -342,6 +342,12 @@ def derivative(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
     return along
 
 
+def curvatures(node: Node, phi: Callable[..., Any], roots: Sequence[Any]) -> list[Any]:
+    """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
+    first = first_derivative(node)
+    return [derivative(first(phi, i), j)(*roots) for i, j in node.pairs]
+
+
 def first_derivative(node: Node) -> Callable[[Callable[..., Any], int], Callable[..., Any]]:
     """How to derive the function of an elementwise node once: in reverse mode if it chooses between values.
 

@@ -1,13 +1,12 @@
 """Run a graph with probes in it: add a nudge to the output of every curved node, and report what it read.
 
-For a program and values of its inputs, the probed function is ``F(v, nudges) -> (outputs, readings, seconds)``:
+For a program and values of its inputs, the probed function is ``F(v, nudges) -> (outputs, readings, captures)``:
 
 - ``dF / dnudge_n`` is the adjoint of node n (reverse mode),
 - ``dreading_n / dv`` are the tangents of its roots (forward mode),
-- ``seconds`` is what the local second derivative of node n needs: phi'' itself for an elementwise node, everything phi
-reads otherwise.
+- the reading and the capture of a node are all that its function reads: it can be derived by itself.
 
-Nodes inside a scan have one nudge and one reading for each step, on a leading axis.
+Nodes inside a scan have one nudge, one reading and one capture for each step, on a leading axis.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from nablax.graph.inline import Equation, Variable
-from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,13 @@ def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
 
 
 def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """(outputs, readings, seconds) of a program for values of its inputs and nudges.
+    """(outputs, readings, captures) of a program for values of its inputs and nudges.
 
-    A nudge is a tuple with an array for each output of its node, a reading one with an array for each root.
+    A nudge is a tuple with an array for each output of its node, a reading one with an array for each root, a capture
+    one with a value for each of the variables `captured` by it.
     """
     values: dict[Variable, Any] = dict(zip(program.flat.inputs, inputs, strict=True))
-    readings, seconds = [], []
+    readings, captures = [], []
     taken = 0
     for step in program.steps:
         if isinstance(step, Equation):
@@ -72,20 +72,20 @@ def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any]) -> tuple
         roots = tuple(values[root] for root in step.roots)
         if isinstance(step, Loop):
             count = len(probes(step.body))
-            outputs, inner_readings, inner_seconds = _run_loop(step, values, list(nudges[taken : taken + count]))
+            outputs, inner_readings, inner_captures = _run_loop(step, values, list(nudges[taken : taken + count]))
             values.update(zip(step.equations[0].outputs, outputs, strict=True))
             readings += inner_readings
-            seconds += inner_seconds
+            captures += inner_captures
             taken += count
             continue
         outputs, others = step.function(values)(*roots)
         if step.kind is not Kind.LINEAR:
             outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
             readings.append(roots)
-            seconds.append(_second(step, values, roots, outputs))
+            captures.append(tuple(values[a] for a in captured(step)))
             taken += 1
         values.update(zip(step.outputs + step.others, outputs + others, strict=True))
-    return [read(values, o) for o in program.flat.outputs], readings, seconds
+    return [read(values, o) for o in program.flat.outputs], readings, captures
 
 
 def _run_loop(loop: Loop, values: Values, nudges: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
@@ -96,22 +96,13 @@ def _run_loop(loop: Loop, values: Values, nudges: list[Any]) -> tuple[list[Any],
     carry, scanned = operands[loop.constants : loop.constants + loop.carries], operands[loop.constants + loop.carries :]
 
     def step(carry: list[Any], here: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
-        outputs, readings, seconds = run(loop.body, [*constants, *carry, *here[0]], here[1])
-        return outputs[: loop.carries], (outputs[loop.carries :], readings, seconds)
+        outputs, readings, captures = run(loop.body, [*constants, *carry, *here[0]], here[1])
+        return outputs[: loop.carries], (outputs[loop.carries :], readings, captures)
 
-    carry, (stacked, readings, seconds) = jax.lax.scan(
+    carry, (stacked, readings, captures) = jax.lax.scan(
         step, carry, (scanned, nudges), **{k: eqn.params[k] for k in ("length", "reverse", "unroll")}
     )
-    return [*carry, *stacked], readings, seconds
-
-
-def _second(node: Node, values: Values, roots: tuple[Any, ...], outputs: tuple[Any, ...]) -> list[Any]:
-    """What the local second derivative of a node needs besides its roots; of an elementwise one also its value."""
-    if node.kind is Kind.ELEMENTWISE:
-        return [*second_derivatives(node, values, roots), outputs[0]]
-    if node.kind is Kind.OPAQUE:
-        return [values[a] for a in captured(node)]
-    return []
+    return [*carry, *stacked], readings, captures
 
 
 def captured(node: Node) -> tuple[Variable, ...]:
@@ -119,10 +110,3 @@ def captured(node: Node) -> tuple[Variable, ...]:
     inside = {o for eqn in node.equations for o in eqn.outputs}.union(node.roots)
     read_by = (a for eqn in node.equations for a in eqn.inputs if isinstance(a, Variable) and a not in inside)
     return tuple(dict.fromkeys(read_by))
-
-
-def second_derivatives(node: Node, values: Values, roots: tuple[Any, ...]) -> list[Any]:
-    """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
-    phi = lambda *roots: node.function(values)(*roots)[0][0]
-    first = first_derivative(node)
-    return [derivative(first(phi, i), j)(*roots) for i, j in node.pairs]

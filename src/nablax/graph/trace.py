@@ -102,9 +102,9 @@ class Bound:
         return y, rest
 
     def probed(self, v: Array, nudges: list[Any]) -> tuple[Array, list[Any], list[Any], list[Array]]:
-        """(y, readings, seconds, rest), see `nablax.graph.probes`."""
-        (y, *rest), readings, seconds = run(self.graph.program, [*self.others, v], nudges)
-        return y, readings, seconds, rest
+        """(y, readings, captures, rest), see `nablax.graph.probes`."""
+        (y, *rest), readings, captures = run(self.graph.program, [*self.others, v], nudges)
+        return y, readings, captures, rest
 
 
 def trace(

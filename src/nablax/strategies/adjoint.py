@@ -24,7 +24,7 @@ from jax import Array
 
 from nablax.graph import Bound
 from nablax.graph.determinants import curvature_factors
-from nablax.graph.nodes import Kind, Node
+from nablax.graph.nodes import Kind, Node, curvatures
 from nablax.graph.once import once
 from nablax.graph.probes import Probe, captured, probes
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
@@ -53,16 +53,16 @@ class Adjoint(Strategy):
         still = [node.zero_nudge() for node in nodes]
 
         def probed(v: Array, nudges: Any) -> Any:
-            y, readings, seconds, rest = f.probed(v, nudges)
-            return (y, readings), (seconds, rest)
+            y, readings, captures, rest = f.probed(v, nudges)
+            return (y, readings), (captures, rest)
 
         # The model is evaluated once; what is left of it is linear, and goes forward and back.
-        (y, readings), along, (seconds, rest) = jax.linearize(probed, v, still, has_aux=True)
+        (y, readings), along, (captures, rest) = jax.linearize(probed, v, still, has_aux=True)
         columns, tangents = jax.vmap(lambda direction: along(direction, still))(request.directions(v))
         adjoints, outputs = _adjoints(lambda nudges: along(jnp.zeros_like(v), nudges)[0], still)
         if f.graph.discards:
             columns = pushed(f, v, request.directions(v))[0].tangents
-        curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))
+        curved = list(zip(nodes, readings, captures, tangents, adjoints, strict=True))
 
         def summed(contract: Any, form: Form, nodes: list[Any], shape: tuple[int, ...], axis: int) -> Array:
             zero = jnp.zeros(shape, y.real.dtype)
@@ -98,33 +98,33 @@ def _adjoints(along: Callable[[list[Tangents]], Array], still: list[Tangents]) -
     return adjoints, y.shape[0]
 
 
-def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
+def _rows(form: Form, probe: Probe, roots: Any, capture: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         multiply = _large_products if probe.straight else _products
         part = lambda scaled, *both: multiply(_flat(form.products(both[0], both[-1])), _flat(scaled))
         return _sum(
             _summed_over_steps(part, probe)(scaled, *both)
-            for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards)
+            for scaled, both, _ in _pairs(probe, roots, capture, J, adjoint[0], discards)
         )
 
     if probe.node.kind is Kind.DETERMINANT:
         return _products(_flat(form.log_determinant(*roots, *J)), _flat(adjoint[1]))
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
-        local = lambda roots, second, left, right: _second_derivative(_phi(probe.node, second), roots, left, right)
-        return _over_steps(local, probe)(roots, second, left, right)
+        local = lambda roots, capture, left, right: _second_derivative(_phi(probe.node, capture), roots, left, right)
+        return _over_steps(local, probe)(roots, capture, left, right)
 
     rows = form.apply(bend, J)
     return _sum(_products(_flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
 
 
-def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
+def _whole(form: Form, probe: Probe, roots: Any, capture: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
         return _sum(
             _summed_over_steps(functools.partial(_matrix, repeated), probe)(scaled, *both)
-            for scaled, both, repeated in _pairs(probe, second, J, adjoint[0], discards)
+            for scaled, both, repeated in _pairs(probe, roots, capture, J, adjoint[0], discards)
         )
 
     if probe.node.kind is Kind.DETERMINANT:
@@ -134,8 +134,8 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
 
     def along(lam: Tangents, tangent: Tangents) -> Tangents:
-        step = lambda roots, second, lam, tangent: local(probe.node, second, roots, lam, tangent)
-        return _over_steps(step, probe)(roots, second, lam, tangent)
+        step = lambda roots, capture, lam, tangent: local(probe.node, capture, roots, lam, tangent)
+        return _over_steps(step, probe)(roots, capture, lam, tangent)
 
     pulled = jax.vmap(jax.vmap(along, in_axes=(None, 0)), in_axes=(0, None))(adjoint, J)
     if probe.node.kind is Kind.BILINEAR:
@@ -156,7 +156,7 @@ def _matrix(repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
 
 
 def _pairs(
-    probe: Probe, second: Any, J: Tangents, adjoint: Array, discards: bool
+    probe: Probe, roots: Any, capture: Any, J: Tangents, adjoint: Array, discards: bool
 ) -> Iterator[tuple[Array, tuple[Array, ...], tuple[int, ...]]]:
     """(lambda phi''_ij, J_i and J_j, axes along which J_j alone is repeated) for each pair of an elementwise node.
 
@@ -168,8 +168,8 @@ def _pairs(
 
     Roots that repeat what they were broadcast from are taken once, their adjoints summed.
     """
-    *curvatures, value = second
-    for (i, j), curvature in zip(probe.node.pairs, curvatures, strict=True):
+    value, bends = _over_steps(functools.partial(_bends, probe.node), probe)(roots, capture)
+    for (i, j), curvature in zip(probe.node.pairs, bends, strict=True):
         curvature = once(curvature) if probe.node.pays_once else curvature
         scaled, left, right = adjoint * curvature[None], J[i], J[j]
         if discards:
@@ -187,6 +187,12 @@ def _pairs(
         if alone[0] and not alone[1]:
             left, right, alone = right, left, alone[::-1]
         yield scaled, (left,) if i == j else (left, right), tuple(alone[1]) if not alone[0] else ()
+
+
+def _bends(node: Node, roots: Tangents, capture: Any) -> tuple[Array, list[Array]]:
+    """The value of an elementwise node, and its second derivatives for each of its pairs."""
+    phi = lambda *roots: _phi(node, capture)(*roots)[0]
+    return phi(*roots), curvatures(node, phi, roots)
 
 
 def _once(array: Array, axes: Iterable[int]) -> Array:
@@ -260,15 +266,15 @@ def _total(entries: Array) -> Array:
     return contraction("...h,h->...", entries, jnp.ones(entries.shape[-1], entries.dtype))
 
 
-def _pull(node: Node, second: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:
+def _pull(node: Node, capture: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:
     """d/du < lambda, dphi(u) tangent >, for a node of which nothing is known."""
-    gradient = lambda *roots: jax.vjp(_phi(node, second), *roots)[1](lam)
+    gradient = lambda *roots: jax.vjp(_phi(node, capture), *roots)[1](lam)
     return jax.jvp(gradient, roots, tangent)[1]
 
 
-def _pull_bilinear(node: Node, second: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:
+def _pull_bilinear(node: Node, capture: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:
     """< lambda, B(tangent of the first root, .) >, a linear form on the second root."""
-    phi = _phi(node, second)
+    phi = _phi(node, capture)
     return jax.linear_transpose(lambda b: phi(tangent[0], b), roots[1])(lam)
 
 
@@ -277,9 +283,9 @@ def _second_derivative(phi: Callable[..., Tangents], roots: Tangents, left: Tang
     return jax.jvp(lambda *roots: jax.jvp(phi, roots, left)[1], roots, right)[1]
 
 
-def _phi(node: Node, second: Any) -> Callable[..., Tangents]:
+def _phi(node: Node, capture: Any) -> Callable[..., Tangents]:
     """The function of a node as one of its roots alone."""
-    values = dict(zip(captured(node), second, strict=True)) if node.kind is Kind.OPAQUE else {}
+    values = dict(zip(captured(node), capture, strict=True))
     return lambda *roots: node.function(values)(*roots)[0]
 
 

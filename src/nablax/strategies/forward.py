@@ -26,7 +26,7 @@ from jax import Array
 from nablax.graph import Bound
 from nablax.graph.blocks import Blocks
 from nablax.graph.inline import Equation, Variable
-from nablax.graph.nodes import Kind, Loop, Node, Program, Values, derivative, first_derivative, read
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, curvatures, first_derivative, read
 from nablax.graph.once import once
 from nablax.strategies.base import Derivatives, Strategy, Wants
 from nablax.strategies.forms import Form, Halves, Pairs
@@ -184,17 +184,17 @@ def _elementwise(
     function = lambda *roots: phi(*roots)[0][0]
     first = first_derivative(node)
     slopes = [first(function, i)(*at) for i in range(len(at))]
-    curvatures = [derivative(first(function, i), j)(*at) for i, j in node.pairs] if forms else []
+    bends = curvatures(node, function, at) if forms else []
     if node.pays_once:
-        slopes, curvatures = [once(s) for s in slopes], [once(c) for c in curvatures]
+        slopes, bends = [once(s) for s in slopes], [once(b) for b in bends]
     # A node may round (x.astype(jnp.bfloat16)): what is carried on has the dtype of the value.
     rounded = lambda array: array.astype(outputs[0].dtype)
     tangents = rounded(sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True)))
     rows = []
     for k, form in enumerate(forms):
         row = sum(
-            curvature[None] * form.products(roots[i].tangents, roots[j].tangents)
-            for (i, j), curvature in zip(node.pairs, curvatures, strict=True)
+            bend[None] * form.products(roots[i].tangents, roots[j].tangents)
+            for (i, j), bend in zip(node.pairs, bends, strict=True)
         )
         for slope, root in zip(slopes, roots, strict=True):
             carried = root.rows[k]
