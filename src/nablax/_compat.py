@@ -146,18 +146,22 @@ def fence_primitive(name: str) -> Any:
     return primitive
 
 
-def unary_primitive(name: str, compute: Callable[[Any], Any], derivative: Callable[[Any, Any], Any]) -> Any:
+def unary_primitive(
+    name: str, compute: Callable[[Any], Any], on_cpu: Callable[[Any], Any], derivative: Callable[[Any, Any], Any]
+) -> Any:
     """A primitive of one operand that acts on every entry by itself.
 
     Args:
         name: its name in printed jaxprs.
         compute: ``x -> result`` in other primitives.
+        on_cpu: the same for CPUs.
         derivative: ``(tangent, x) -> tangent of the result``.
     """
     primitive = Primitive(name)
     primitive.def_impl(compute)
     primitive.def_abstract_eval(lambda x: x)
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
     ad.defjvp(primitive, derivative)
     batching.defvectorized(primitive)
     return primitive

@@ -15,8 +15,9 @@ from jax.extend.core import primitives as p
 
 from nablax._compat import BARRIER, SPLIT, STACK, TILE, UNSTACK
 from nablax.graph.dense import dense_p
-from nablax.graph.once import cosine_p, once_p, sine_p
+from nablax.graph.once import once_p
 from nablax.graph.pairs import pair_products_p, symmetric_p
+from nablax.graph.sine import cosine_p, sine_p
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nablax._compat import BROADCAST, DOT_GENERAL, expansion, jaxpr_of
 from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
 from nablax.graph.determinants import by_products
-from nablax.graph.once import ONCE
+from nablax.graph.sine import SINES
 
 
 class Variable:
@@ -117,13 +117,13 @@ def _inline(
 
 
 def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable], calls: tuple[Any, ...]) -> Equation:
-    """The equation itself; a product with a matrix as a dense layer, and a sine as one that is computed once."""
+    """The equation itself; a product with a matrix as a dense layer, and a sine as one of our own."""
     primitive, params = eqn.primitive, eqn.params
     if primitive is DOT_GENERAL and (found := as_dense(tuple(var.aval for var in eqn.invars), params)):
         (x, W), params = found
         primitive, arguments = dense_p, (arguments[x], arguments[W])
-    elif primitive in ONCE and results[0].aval.dtype.kind == "f" and params.get("accuracy") is None:
-        primitive, params = ONCE[primitive], {}
+    elif primitive in SINES and results[0].aval.dtype.kind == "f" and params.get("accuracy") is None:
+        primitive, params = SINES[primitive], {}
     return Equation(primitive, tuple(arguments), tuple(results), params, eqn.ctx, calls, eqn.effects)
 
 

@@ -1,17 +1,16 @@
 """Values that are computed once, however many read them.
 
 XLA on a CPU computes what it takes to be cheap again in every operation that reads it, and for every direction of
-a tangent that it is multiplied with. Sine and cosine are among that, although they cost more than all the rest of a
-layer; so are the derivatives of a long elementwise chain (`nablax.graph.nodes.Node.pays_once`). It does not look into a
-call that it may not write out: `once` passes a value through such a call, for nothing.
+a tangent that it is multiplied with. Sine and cosine are among that (see `nablax.graph.sine`), and the derivatives of a
+long elementwise chain (`nablax.graph.nodes.Node.pays_once`). It does not look into a call that it may not write out:
+`once` passes a value through such a call, for nothing.
 """
 
 from __future__ import annotations
 
 from jax import Array
-from jax.extend.core import primitives
 
-from nablax._compat import fence_primitive, unary_primitive
+from nablax._compat import fence_primitive
 
 
 def once(x: Array) -> Array:
@@ -27,18 +26,3 @@ def worth_a_call(equations: int, entries: int) -> bool:
 
 
 once_p = fence_primitive("once")
-
-
-def _sine(x: Array) -> Array:
-    return once(primitives.sin_p.bind(x, accuracy=None))
-
-
-def _cosine(x: Array) -> Array:
-    return once(primitives.cos_p.bind(x, accuracy=None))
-
-
-sine_p = unary_primitive("sin", _sine, lambda tangent, x: tangent * cosine_p.bind(x))
-cosine_p = unary_primitive("cos", _cosine, lambda tangent, x: -tangent * sine_p.bind(x))
-
-ONCE = {primitives.sin_p: sine_p, primitives.cos_p: cosine_p}
-"""Primitives of JAX, and those that stand for them where operands are real and no accuracy is asked for."""

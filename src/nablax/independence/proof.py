@@ -15,8 +15,9 @@ from typing import Any
 
 from nablax.graph.dense import dense_p
 from nablax.graph.inline import Atom, Constant, Variable
-from nablax.graph.once import cosine_p, once_p, sine_p
+from nablax.graph.once import once_p
 from nablax.graph.pairs import pair_products_p, symmetric_p
+from nablax.graph.sine import cosine_p, sine_p
 from nablax.independence import arithmetic, calls, indexing, moves
 from nablax.independence.primitives import key_primitives, table
 from nablax.independence.twins import Twin, Twins, constant, is_array, sample_axes, shape_of
