@@ -11,6 +11,8 @@ import jax
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from nablax.graph import inline
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 4)  # to shard over; a machine with one core has them too
 # A library has to work for people who made this an error in their own programs.
@@ -23,6 +25,9 @@ flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):  # later versions end the process over a flag that they do not know
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+
+# Loops in tests are short; they stay loops, but where it is tested that short ones are written out (test_short_loops).
+inline.SHORT = 0
 
 # Programs and graphs are many and stay: looking through all of them for garbage as often as usual takes its time.
 gc.set_threshold(50_000, 20, 50)

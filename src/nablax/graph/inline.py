@@ -1,14 +1,19 @@
-"""A jaxpr as a flat list of equations: functions under jit and checkpoint are written out where they are called."""
+"""A jaxpr as a flat list of equations: functions under jit and checkpoint are written out where they are called, and
+short loops step by step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 
-from nablax._compat import BROADCAST, DOT_GENERAL, expansion, jaxpr_of
+from nablax._compat import BROADCAST, DOT_GENERAL, SCAN, expansion, jaxpr_of, loop_arity
 from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
 from nablax.graph.determinants import by_products
@@ -74,15 +79,22 @@ class Flat:
         return [read(atom) for atom in self.outputs]
 
 
-def inline(closed: Any, table: Table = JAX, calls: tuple[Any, ...] = ()) -> Flat:
+SHORT = 128
+"""Equations of a loop, steps times those of its body, up to which it may be written out. As a loop it takes as long to
+compile, and up to 2.5 times as long to run and to differentiate: its operations are small, and every step is moved into
+arrays of all steps and back."""
+
+
+def inline(closed: Any, table: Table = JAX, calls: tuple[Any, ...] = (), loops: bool = True) -> Flat:
     """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`.
 
-    `calls` are the tracebacks of the equation that the jaxpr was found in, and of the calls around it.
+    `calls` are the tracebacks of the equation that the jaxpr was found in, and of the calls around it. Without `loops`,
+    short ones are written out.
     """
     jaxpr = jaxpr_of(closed)
     inputs = tuple(Variable(var.aval) for var in jaxpr.invars)
     equations: list[Equation] = []
-    outputs = _inline(jaxpr, getattr(closed, "consts", ()), inputs, equations, table, calls)
+    outputs = _inline(jaxpr, getattr(closed, "consts", ()), inputs, equations, table, calls, loops)
     return Flat(inputs, tuple(outputs), tuple(equations))
 
 
@@ -93,6 +105,7 @@ def _inline(
     equations: list[Equation],
     table: Table,
     calls: tuple[Any, ...] = (),
+    loops: bool = True,
 ) -> list[Atom]:
     known: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
@@ -106,7 +119,9 @@ def _inline(
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive in INLINED else expansion(eqn)
         inner = inner or by_products(eqn)
         if inner is not None:
-            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here)
+            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here, loops)
+        elif eqn.primitive is SCAN and not loops and _is_short(eqn):
+            results = _written_out(eqn, arguments, equations, table, here)
         else:
             results = [Variable(var.aval) for var in eqn.outvars]
             if eqn.primitive in table.elementwise:
@@ -114,6 +129,38 @@ def _inline(
             equations.append(_equation(eqn, arguments, results, here))
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_short(eqn: Any) -> bool:
+    return 0 < eqn.params["length"] * _count(jaxpr_of(eqn.params["jaxpr"])) <= SHORT and not eqn.effects
+
+
+def _count(jaxpr: Any) -> int:
+    """The equations, those in the calls and loops among them counted too."""
+    return sum(1 + sum(_count(jaxpr_of(inner)) for inner in jex.jaxprs_in_params(eqn.params)) for eqn in jaxpr.eqns)
+
+
+def _written_out(
+    eqn: Any, arguments: Sequence[Atom], equations: list[Equation], table: Table, calls: tuple[Any, ...]
+) -> list[Atom]:
+    """The results of a scan, its steps one after the other."""
+
+    def write(closed: Any, *given: Atom) -> list[Atom]:
+        return _inline(jaxpr_of(closed), getattr(closed, "consts", ()), given, equations, table, calls, loops=False)
+
+    def apply(function: Callable[..., Any], *given: Atom) -> Atom:
+        avals = (jax.typeof(atom.value) if isinstance(atom, Constant) else atom.aval for atom in given)
+        return write(jax.make_jaxpr(function)(*avals), *given)[0]
+
+    constants, carries = loop_arity(eqn.params)
+    fixed, carry, scanned = arguments[:constants], arguments[constants:][:carries], arguments[constants + carries :]
+    steps, rows = range(eqn.params["length"]), {}
+    for step in reversed(steps) if eqn.params["reverse"] else steps:
+        row = functools.partial(jax.lax.index_in_dim, index=step, keepdims=False)
+        results = write(eqn.params["jaxpr"], *fixed, *carry, *(apply(row, whole) for whole in scanned))
+        carry, rows[step] = results[:carries], results[carries:]
+    every = zip(*(rows[step] for step in steps), strict=True)
+    return [*carry, *(apply(lambda *rows: jnp.stack(rows), *results) for results in every)]
 
 
 def _equation(eqn: Any, arguments: Sequence[Atom], results: Sequence[Variable], calls: tuple[Any, ...]) -> Equation:

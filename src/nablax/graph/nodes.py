@@ -260,7 +260,7 @@ class _Builder:
 
     def _loop(self, eqn: Equation, carrying: tuple[Variable, ...]) -> Node:
         """A scan: find which of the carried values come to depend on x, then group its body."""
-        body = inline(eqn.params["jaxpr"], self.table)
+        body = inline(eqn.params["jaxpr"], self.table, loops=False)
         constants, carries = loop_arity(eqn.params)
         moves = [isinstance(a, Variable) and a in self.varying for a in eqn.inputs]
         while True:

@@ -71,8 +71,8 @@ class Graph:
 
     @cached_property
     def flat(self) -> Flat:
-        """The equations, calls written out."""
-        return inline(self.closed, self.table)
+        """The equations, calls and short loops written out."""
+        return inline(self.closed, self.table, loops=False)
 
     @cached_property
     def program(self) -> Program:
