@@ -14,7 +14,14 @@ import numpy as np
 from jax import Array
 
 from nablax._cache import compiled, split_model
-from nablax._errors import InputTypeError, NablaxError, OptionError, StrategyError, ZeroSecondDerivativeWarning
+from nablax._errors import (
+    InputTypeError,
+    NablaxError,
+    OptionError,
+    StrategyError,
+    ZeroSecondDerivativeWarning,
+    first_line,
+)
 from nablax._options import Options, checked_model, default_table
 from nablax._rehearsal import has_tracers, made_up, untraced
 from nablax._sample import OneSample, Presentation, check_backend
@@ -213,12 +220,11 @@ class Call:
         except Exception as error:
             if not refused_by_jax(sample.graph.bind(others), v, strategy, sample.wants.order):
                 raise
-            first_line = (str(error).strip().splitlines() or [""])[0]
             raise StrategyError(
                 f"strategy {strategy.name!r} ran into a function that JAX cannot differentiate this often: "
-                f"{type(error).__name__}: {first_line} Derivatives of order {sample.wants.order} were asked for. Give "
-                "the function a rule with jax.custom_jvp, keep its arguments independent of x, or ask for a lower "
-                "order."
+                f"{type(error).__name__}: {first_line(error)} Derivatives of order {sample.wants.order} were asked "
+                "for. Give the function a rule with jax.custom_jvp, keep its arguments independent of x, or ask for a "
+                "lower order."
             ) from error
 
 

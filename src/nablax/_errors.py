@@ -69,3 +69,8 @@ class NonFiniteError(NablaxError, ArithmeticError):
 
 class ZeroSecondDerivativeWarning(UserWarning):
     """A second derivative was asked of a model that is piecewise linear in its input: it is zero everywhere."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name if it says nothing, to be quoted in another."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax._call import check_arguments
-from nablax._errors import AxesError, CoupledSamplesError, ModelTraceError, NablaxError
+from nablax._errors import AxesError, CoupledSamplesError, ModelTraceError, NablaxError, first_line
 from nablax._options import Options, checked_model
 from nablax._sample import one_sample_shape
 from nablax._spot_check import spot_check
@@ -166,10 +166,9 @@ class _Traces:
         except NablaxError:
             raise
         except Exception as error:
-            first_line = (str(error).strip().splitlines() or [""])[0]
             raise ModelTraceError(
                 f"the model of per_sample raised {type(error).__name__} while it was traced for a batch of {samples} "
-                f"samples ({first_line}). Its arguments were "
+                f"samples ({first_line(error)}). Its arguments were "
                 f"{', '.join(f'{struct.dtype}{list(struct.shape)}' for struct in types)}. It must accept a batch of "
                 "any size; name the axis that holds the samples of each argument with in_axes."
             ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from nablax._compat import wrong_sums
-from nablax._errors import BackendError, InputTypeError, ModelTraceError, NablaxError, OutputTypeError
+from nablax._errors import BackendError, InputTypeError, ModelTraceError, NablaxError, OutputTypeError, first_line
 from nablax._layout import Layout
 from nablax._types import Model, PyTree, kind_of
 from nablax.batching.axes import Batch
@@ -173,9 +173,8 @@ def call_model(model: Model, args: tuple[PyTree, ...], shapes: tuple[PyTree, ...
         raise
     except Exception as error:
         listed = "; ".join(f"argument {number}: {_describe(shape)}" for number, shape in enumerate(shapes))
-        first_line = (str(error).strip().splitlines() or [""])[0]
         raise ModelTraceError(
-            f"the model raised {type(error).__name__} while it was traced for ONE sample ({first_line}). It was "
+            f"the model raised {type(error).__name__} while it was traced for ONE sample ({first_line(error)}). It was "
             f"called with {listed}. "
             "A model is written for one sample, without a batch axis; if these shapes are not what it expects, name "
             "the axis that holds the samples "

@@ -5,8 +5,8 @@ layer. In single precision a number is m 2^e with an integer m < 2^24. With |x| 
 and r = f pi/2, the sine of |x| is sin r, cos r, -sin r or -cos r where k is 0, 1, 2 or 3 modulo 4. Only those digits of
 2/pi matter to k modulo 4 and to f that stand around the exponent: m times 96 of them is a number with k in front of
 the point and 60 right digits of f behind it. sin r and cos r are their series, in double precision, so that the result
-is rounded once: for every number, however large, it is off by 0.5001 units in the last place at most, where the C
-library is off by 0.56.
+is rounded once: of 10^8 numbers of every size, those nearest to multiples of pi/2 among them, none was off by more than
+0.5002 units in the last place; the C library is off by 0.56.
 
 Reference: M. H. Payne and R. N. Hanek, "Radian reduction for trigonometric functions", ACM SIGNUM Newsletter 18 (1983).
 """

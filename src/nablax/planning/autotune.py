@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from nablax._compat import WHILE
+from nablax._errors import first_line
 from nablax._version import __version__
 from nablax.planning.choose import Candidate, Plan, candidate, candidates, choose
 from nablax.planning.memory import MEMORY_BYTES
@@ -125,7 +126,7 @@ def timed(able: Sequence[Candidate], build: Build) -> list[Candidate]:
             jax.block_until_ready(runs[k]())
         except Exception as error:  # out of memory, a primitive without the rule that is needed, ..
             runs.pop(k, None)
-            found[k] = replace(one, why_not=f"it failed: {(str(error).splitlines() or [''])[0]}")
+            found[k] = replace(one, why_not=f"it failed: {first_line(error)}")
     times: dict[int, list[float]] = {k: [] for k in runs}
     start = time.perf_counter()
     for turn in range(MOST_ROUNDS):

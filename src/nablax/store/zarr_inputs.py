@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nablax._errors import DataError
+from nablax._errors import DataError, first_line
 from nablax.store.inputs import choose_array
 
 
@@ -33,7 +33,7 @@ class StoredRows:
             return np.asarray(self._array[index])
         except Exception as error:  # a damaged chunk raises whatever its codec runs into
             raise DataError(
-                f"{self._path}: samples of the store cannot be read ({_first_line(error)}); a file of it is damaged. "
+                f"{self._path}: samples of the store cannot be read ({first_line(error)}); a file of it is damaged. "
                 "Write or copy it again."
             ) from error
 
@@ -65,7 +65,7 @@ def open_zarr(path: Path, name: str = "") -> StoredRows:
         raise
     except Exception as error:  # damaged metadata raises whatever zarr runs into
         raise DataError(
-            f"{path}: the folder is no zarr store, or a damaged one ({_first_line(error)}); write or copy it again."
+            f"{path}: the folder is no zarr store, or a damaged one ({first_line(error)}); write or copy it again."
         ) from error
     return StoredRows(path, found)
 
@@ -80,7 +80,3 @@ def _is_pickled(array: Any) -> bool:
     """Whether a codec of an array would unpickle: version 2 has one that can stand before any dtype."""
     metadata = array.metadata.to_dict()
     return any("pickle" in str(metadata.get(key)).lower() for key in ("filters", "compressor", "codecs"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -62,7 +62,9 @@ class Adjoint(Strategy):
         adjoints, outputs = _adjoints(lambda nudges: along(jnp.zeros_like(v), nudges)[0], still)
         if f.graph.discards:
             columns = pushed(f, v, request.directions(v))[0].tangents
-        curved = list(zip(nodes, readings, captures, tangents, adjoints, strict=True))
+        # Once for all forms, and outside of what was linearized: nothing is differentiated by it.
+        seconds = map(_second, nodes, readings, captures)
+        curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))
 
         def summed(contract: Any, form: Form, nodes: list[Any], shape: tuple[int, ...], axis: int) -> Array:
             zero = jnp.zeros(shape, y.real.dtype)
@@ -98,14 +100,28 @@ def _adjoints(along: Callable[[list[Tangents]], Array], still: list[Tangents]) -
     return adjoints, y.shape[0]
 
 
-def _rows(form: Form, probe: Probe, roots: Any, capture: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
+def _second(probe: Probe, roots: Any, capture: Any) -> Any:
+    """What the second derivative of a node needs besides its roots: of an elementwise one its value and phi''_ij for
+    each of its pairs, of others what the function captures.
+    """
+    if probe.node.kind is not Kind.ELEMENTWISE:
+        return capture
+
+    def local(roots: Tangents, capture: Any) -> tuple[Array, list[Array]]:
+        phi = lambda *roots: _phi(probe.node, capture)(*roots)[0]
+        return phi(*roots), curvatures(probe.node, phi, roots)
+
+    return _over_steps(local, probe)(roots, capture)
+
+
+def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         multiply = _large_products if probe.straight else _products
         part = lambda scaled, *both: multiply(_flat(form.products(both[0], both[-1])), _flat(scaled))
         return _sum(
             _summed_over_steps(part, probe)(scaled, *both)
-            for scaled, both, _ in _pairs(probe, roots, capture, J, adjoint[0], discards)
+            for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards)
         )
 
     if probe.node.kind is Kind.DETERMINANT:
@@ -113,18 +129,18 @@ def _rows(form: Form, probe: Probe, roots: Any, capture: Any, J: Tangents, adjoi
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
         local = lambda roots, capture, left, right: _second_derivative(_phi(probe.node, capture), roots, left, right)
-        return _over_steps(local, probe)(roots, capture, left, right)
+        return _over_steps(local, probe)(roots, second, left, right)
 
     rows = form.apply(bend, J)
     return _sum(_products(_flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
 
 
-def _whole(form: Form, probe: Probe, roots: Any, capture: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
+def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
         return _sum(
             _summed_over_steps(functools.partial(_matrix, repeated), probe)(scaled, *both)
-            for scaled, both, repeated in _pairs(probe, roots, capture, J, adjoint[0], discards)
+            for scaled, both, repeated in _pairs(probe, second, J, adjoint[0], discards)
         )
 
     if probe.node.kind is Kind.DETERMINANT:
@@ -135,7 +151,7 @@ def _whole(form: Form, probe: Probe, roots: Any, capture: Any, J: Tangents, adjo
 
     def along(lam: Tangents, tangent: Tangents) -> Tangents:
         step = lambda roots, capture, lam, tangent: local(probe.node, capture, roots, lam, tangent)
-        return _over_steps(step, probe)(roots, capture, lam, tangent)
+        return _over_steps(step, probe)(roots, second, lam, tangent)
 
     pulled = jax.vmap(jax.vmap(along, in_axes=(None, 0)), in_axes=(0, None))(adjoint, J)
     if probe.node.kind is Kind.BILINEAR:
@@ -156,7 +172,7 @@ def _matrix(repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
 
 
 def _pairs(
-    probe: Probe, roots: Any, capture: Any, J: Tangents, adjoint: Array, discards: bool
+    probe: Probe, second: Any, J: Tangents, adjoint: Array, discards: bool
 ) -> Iterator[tuple[Array, tuple[Array, ...], tuple[int, ...]]]:
     """(lambda phi''_ij, J_i and J_j, axes along which J_j alone is repeated) for each pair of an elementwise node.
 
@@ -168,7 +184,7 @@ def _pairs(
 
     Roots that repeat what they were broadcast from are taken once, their adjoints summed.
     """
-    value, bends = _over_steps(functools.partial(_bends, probe.node), probe)(roots, capture)
+    value, bends = second
     for (i, j), curvature in zip(probe.node.pairs, bends, strict=True):
         curvature = once(curvature) if probe.node.pays_once else curvature
         scaled, left, right = adjoint * curvature[None], J[i], J[j]
@@ -187,12 +203,6 @@ def _pairs(
         if alone[0] and not alone[1]:
             left, right, alone = right, left, alone[::-1]
         yield scaled, (left,) if i == j else (left, right), tuple(alone[1]) if not alone[0] else ()
-
-
-def _bends(node: Node, roots: Tangents, capture: Any) -> tuple[Array, list[Array]]:
-    """The value of an elementwise node, and its second derivatives for each of its pairs."""
-    phi = lambda *roots: _phi(node, capture)(*roots)[0]
-    return phi(*roots), curvatures(node, phi, roots)
 
 
 def _once(array: Array, axes: Iterable[int]) -> Array:
