@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
+from nablax.graph.slopes import by_slope, captured, has_slope
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +57,10 @@ def probes(program: Program, lengths: tuple[int, ...] = ()) -> list[Probe]:
     return found
 
 
-def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """(outputs, readings, captures) of a program for values of its inputs and nudges.
+def run(
+    program: Program, inputs: Sequence[Any], nudges: Sequence[Any] | None = None
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """(outputs, readings, captures) of a program for values of its inputs and nudges; without nudges it has no probes.
 
     A nudge is a tuple with an array for each output of its node, a reading one with an array for each root, a capture
     one with a value for each of the variables `captured` by it.
@@ -72,14 +75,19 @@ def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any]) -> tuple
         roots = tuple(values[root] for root in step.roots)
         if isinstance(step, Loop):
             count = len(probes(step.body))
-            outputs, inner_readings, inner_captures = _run_loop(step, values, list(nudges[taken : taken + count]))
+            inner = None if nudges is None else list(nudges[taken : taken + count])
+            outputs, inner_readings, inner_captures = _run_loop(step, values, inner)
             values.update(zip(step.equations[0].outputs, outputs, strict=True))
             readings += inner_readings
             captures += inner_captures
             taken += count
             continue
-        outputs, others = step.function(values)(*roots)
-        if step.kind is not Kind.LINEAR:
+        if has_slope(step):
+            # Tangents and adjoints between probes are independent, and XLA computes them side by side: but not past a call.
+            outputs, others = (by_slope(step, values, apart=nudges is None)(*roots),), ()
+        else:
+            outputs, others = step.function(values)(*roots)
+        if step.kind is not Kind.LINEAR and nudges is not None:
             outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
             readings.append(roots)
             captures.append(tuple(values[a] for a in captured(step)))
@@ -88,7 +96,7 @@ def run(program: Program, inputs: Sequence[Any], nudges: Sequence[Any]) -> tuple
     return [read(values, o) for o in program.flat.outputs], readings, captures
 
 
-def _run_loop(loop: Loop, values: Values, nudges: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def _run_loop(loop: Loop, values: Values, nudges: list[Any] | None) -> tuple[list[Any], list[Any], list[Any]]:
     """The scan with a nudge for every step as one more scanned-over input, and readings as scanned-over outputs."""
     eqn = loop.equations[0]
     operands = [read(values, a) for a in eqn.inputs]
@@ -103,10 +111,3 @@ def _run_loop(loop: Loop, values: Values, nudges: list[Any]) -> tuple[list[Any],
         step, carry, (scanned, nudges), **{k: eqn.params[k] for k in ("length", "reverse", "unroll")}
     )
     return [*carry, *stacked], readings, captures
-
-
-def captured(node: Node) -> tuple[Variable, ...]:
-    """The variables that phi reads besides its roots."""
-    inside = {o for eqn in node.equations for o in eqn.outputs}.union(node.roots)
-    read_by = (a for eqn in node.equations for a in eqn.inputs if isinstance(a, Variable) and a not in inside)
-    return tuple(dict.fromkeys(read_by))

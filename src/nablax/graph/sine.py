@@ -19,9 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.extend.core import primitives
 
 from nablax._compat import enable_x64, unary_primitive
@@ -41,32 +40,72 @@ def _by_library(quarters: int, x: Array) -> Array:
     return (primitives.cos_p if quarters else primitives.sin_p).bind(x, accuracy=None)
 
 
-def _by_series(quarters: int, x: Array) -> Array:
-    """sin(x + quarters pi/2) for x in float32."""
+@jax.jit
+def _by_series(x: Array, quarters: Array) -> Array:
+    """sin(x + quarters pi/2) for x in float32.
+
+    Sine and cosine share one trace, and it is of `jax.lax` alone: through operators and functions of `jax.numpy` a
+    program of both takes twice as long to lower.
+    """
     with enable_x64():
-        size = jax.lax.bitcast_convert_type(jnp.abs(x), np.int32)
-        m = ((size & (1 << 23) - 1) | 1 << 23).astype(np.uint64)
-        first = (size >> 23) - 88  # of the digits that matter: two of them stand in front of the point
-        word, shift = first >> 6, (first & 63).astype(np.uint64)
-        one, two, three = (
-            jnp.where(word <= 0, _WORDS[n], jnp.where(word == 1, _WORDS[n + 1], _WORDS[n + 2])) for n in range(3)
-        )
-        joined = lambda left, right: left << shift | right >> np.uint64(1) >> np.uint64(63) - shift
-        product = m * joined(one, two) + (m * (joined(two, three) >> np.uint64(32)) >> np.uint64(32))
-        k = product + np.uint64(1 << 61) >> np.uint64(62)
-        f = jax.lax.bitcast_convert_type(product - (k << np.uint64(62)), np.int64).astype(np.float64) / 2.0**62
-        r, k = f * (math.pi / 2), k.astype(np.int32)
-        r, k = jnp.where(x < 0, -r, r), jnp.where(x < 0, -k, k)
-        near = jnp.abs(x) < 0.5  # there, and only there, are there digits of x behind those of the product
-        r, k = jnp.where(near, x.astype(np.float64), r), jnp.where(near, 0, k) + quarters
-        sine, cosine = r * jnp.polyval(_SINE, r * r), jnp.polyval(_COSINE, r * r)
-        found = jnp.where(k & 1 == 0, sine, cosine)
-        found = jnp.where(k & 2 == 0, found, -found)
-        return jnp.where(jnp.isfinite(x), found, math.nan).astype(np.float32)
+        size = lax.bitcast_convert_type(lax.abs(x), np.int32)
+        m = _to(np.uint64, lax.bitwise_or(lax.bitwise_and(size, np.int32((1 << 23) - 1)), np.int32(1 << 23)))
+        # The first of the digits that matter: two of them stand in front of the point.
+        first = lax.sub(lax.shift_right_arithmetic(size, np.int32(23)), np.int32(88))
+        k, r = _reduced(m, first)
+        negative = lax.lt(x, np.float32(0))
+        r, k = lax.select(negative, lax.neg(r), r), lax.select(negative, lax.neg(k), k)
+        # There, and only there, are there digits of x behind those of the product.
+        near = lax.lt(lax.abs(x), np.float32(0.5))
+        r, k = lax.select(near, _to(np.float64, x), r), lax.select(near, lax.full_like(k, 0), k)
+        square, k = lax.mul(r, r), lax.add(k, quarters)
+        even = lax.eq(lax.bitwise_and(k, np.int32(1)), np.int32(0))
+        found = lax.select(even, lax.mul(r, _polynomial(_SINE, square)), _polynomial(_COSINE, square))
+        positive = lax.eq(lax.bitwise_and(k, np.int32(2)), np.int32(0))
+        found = lax.select(positive, found, lax.neg(found))
+        return _to(np.float32, lax.select(lax.is_finite(x), found, lax.full_like(found, math.nan)))
+
+
+def _reduced(m: Array, first: Array) -> tuple[Array, Array]:
+    """(k modulo 4, r) with r = f pi/2 and m 2^e 2/pi = k + f; `first` is the first digit of 2/pi that matters."""
+    word = lax.shift_right_arithmetic(first, np.int32(6))
+    shift = _to(np.uint64, lax.bitwise_and(first, np.int32(63)))
+    back = lax.sub(np.uint64(63), shift)
+    words = [lax.full_like(m, word) for word in _WORDS]
+    none, single = lax.le(word, np.int32(0)), lax.eq(word, np.int32(1))
+    one, two, three = (lax.select(none, words[n], lax.select(single, *words[n + 1 : n + 3])) for n in range(3))
+
+    def joined(left: Array, right: Array) -> Array:
+        """64 digits from `shift` on."""
+        return lax.bitwise_or(lax.shift_left(left, shift), _shifted(_shifted(right, 1), back))
+
+    behind = _shifted(lax.mul(m, _shifted(joined(two, three), 32)), 32)
+    product = lax.add(lax.mul(m, joined(one, two)), behind)
+    k = _shifted(lax.add(product, np.uint64(1 << 61)), 62)
+    f = lax.bitcast_convert_type(lax.sub(product, lax.shift_left(k, np.uint64(62))), np.int64)
+    return _to(np.int32, k), lax.mul(_to(np.float64, f), math.pi / 2 / 2.0**62)
+
+
+def _to(dtype: Any, x: Array) -> Array:
+    return lax.convert_element_type(x, dtype)
+
+
+def _shifted(x: Array, places: Any) -> Array:
+    """The integer part of x 2^-places."""
+    return lax.shift_right_logical(x, np.uint64(places) if isinstance(places, int) else places)
+
+
+def _polynomial(coefficients: np.ndarray, x: Array) -> Array:
+    """The polynomial with these coefficients, the highest first, by Horner's rule."""
+    value = lax.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = lax.add(lax.mul(value, x), coefficient)
+    return value
 
 
 def _primitive(name: str, quarters: int, derivative: Callable[[Array, Array], Any]) -> Any:
-    library, series = functools.partial(_by_library, quarters), functools.partial(_by_series, quarters)
+    library = functools.partial(_by_library, quarters)
+    series = lambda x: _by_series(x, np.int32(quarters))
     on_cpu = lambda x: once(series(x) if x.dtype == np.float32 else library(x))
     return unary_primitive(name, lambda x: once(library(x)), on_cpu, derivative)
 

@@ -101,6 +101,11 @@ class Bound:
         y, *rest = self.graph.flat(*self.others, v)
         return y, rest
 
+    def by_slopes(self, v: Array) -> tuple[Array, list[Array]]:
+        """The same, long elementwise chains derived as a whole (see `nablax.graph.slopes`)."""
+        (y, *rest), _, _ = run(self.graph.program, [*self.others, v])
+        return y, rest
+
     def probed(self, v: Array, nudges: list[Any]) -> tuple[Array, list[Any], list[Any], list[Array]]:
         """(y, readings, captures, rest), see `nablax.graph.probes`."""
         (y, *rest), readings, captures = run(self.graph.program, [*self.others, v], nudges)

@@ -26,7 +26,8 @@ from nablax.graph import Bound
 from nablax.graph.determinants import curvature_factors
 from nablax.graph.nodes import Kind, Node, curvatures
 from nablax.graph.once import once
-from nablax.graph.probes import Probe, captured, probes
+from nablax.graph.probes import Probe, probes
+from nablax.graph.slopes import captured
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
 from nablax.strategies.forward import pushed

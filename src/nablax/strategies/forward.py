@@ -61,7 +61,7 @@ class Forward(Strategy):
             moved, rest = pushed(f, v, jnp.eye(v.size, dtype=v.dtype))
             return first_order_partials(Derivatives(moved.value, moved.tangents.T, rest=rest), wants)
         if wants.order < 2:
-            jacobian, (y, rest) = forward_jacobian(f)(v)
+            jacobian, (y, rest) = forward_jacobian(f.by_slopes)(v)
             return first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
         request = Request(wants, v.size, weights)
         forms = tuple(request.forms.values())

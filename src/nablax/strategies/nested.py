@@ -59,7 +59,7 @@ class Reverse(Strategy):
     max_order = 1
 
     def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
-        jacobian, (y, rest) = reverse_jacobian(f)(v)
+        jacobian, (y, rest) = reverse_jacobian(f.by_slopes)(v)
         return first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
 
 

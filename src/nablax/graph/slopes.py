@@ -1,0 +1,71 @@
+"""Long elementwise chains as functions of one slope.
+
+JAX derives a chain equation by equation, and every direction of a tangent passes through each of them: nine in a gelu
+with its bias, where the chain as a whole has a single derivative, entry by entry. A tangent is one product with it, and
+so is a cotangent; and a gradient through either has that much less to go back through.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from nablax._compat import SELECT
+from nablax.graph.inline import Variable
+from nablax.graph.nodes import Kind, Node, Values
+from nablax.graph.once import once
+
+
+def has_slope(node: Node) -> bool:
+    """Whether a node is a chain that pays to derive as a whole, and for which that is what JAX computes: nothing in it
+    chooses between values, of which one may be NaN, or changes the precision.
+    """
+    return (
+        node.kind is Kind.ELEMENTWISE
+        and len(node.roots) == 1
+        and len(node.equations) > 2
+        and not any(eqn.primitive is SELECT for eqn in node.equations)
+        and all(o.aval.dtype == node.roots[0].aval.dtype for eqn in node.equations for o in eqn.outputs)
+    )
+
+
+def by_slope(node: Node, values: Values, apart: bool) -> Callable[[Any], Any]:
+    """The function of such a node, of its root: to JAX a single one, whose derivative is a product with its slope.
+
+    `apart` is whether a slope that takes long to compute is computed once (see `nablax.graph.once`) or by every operation
+    that reads it.
+    """
+    captures = captured(node)
+
+    def phi(root: Any, *held: Any) -> Any:
+        return node.function(dict(zip(captures, held, strict=True)))(root)[0][0]
+
+    # Captures are arguments and not closed over: their tangents count, and in a loop they belong to each step.
+    chain = jax.custom_jvp(phi)
+
+    @functools.partial(chain.defjvp, symbolic_zeros=True)
+    def along(at: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        root, *held = at
+        y, slope = jax.jvp(lambda root: phi(root, *held), (root,), (jnp.ones_like(root),))
+        moved = jnp.zeros_like(y)
+        if not isinstance(tangents[0], SymbolicZero):
+            moved = (once(slope) if apart and node.pays_once else slope) * tangents[0]
+        for k, tangent in enumerate(tangents[1:]):
+            if not isinstance(tangent, SymbolicZero):
+                of_one = lambda capture, k=k: phi(root, *held[:k], capture, *held[k + 1 :])
+                moved += jax.jvp(of_one, (held[k],), (tangent,))[1]
+        return y, moved
+
+    return lambda root: chain(root, *(values[variable] for variable in captures))
+
+
+def captured(node: Node) -> tuple[Variable, ...]:
+    """The variables that phi reads besides its roots."""
+    inside = {o for eqn in node.equations for o in eqn.outputs}.union(node.roots)
+    read_by = (a for eqn in node.equations for a in eqn.inputs if isinstance(a, Variable) and a not in inside)
+    return tuple(dict.fromkeys(read_by))

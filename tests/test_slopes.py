@@ -1,0 +1,76 @@
+"""Long elementwise chains derived as a whole: which they are, and that nothing gets lost in them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+import nablax
+from nablax.graph import trace
+from nablax.graph.slopes import has_slope
+from nablax.graph.trace import equations
+
+W, b, x = (jnp.asarray(np.random.default_rng(seed).normal(size=shape)) for seed, shape in enumerate([(3, 3), 3, 3]))
+
+
+def graph_of(function, x=x):
+    like = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype)
+    return trace(lambda W, b, x: [function(W, b, x)], [like(W), like(b)], like(x))
+
+
+def layer(W, b, x):
+    return jax.nn.gelu(x @ W + b) * b[0]
+
+
+CHAINS = {
+    "gelu": (layer, 1),
+    "silu": (lambda W, b, x: jax.nn.silu(x @ W + b), 1),
+    "two of them": (lambda W, b, x: layer(W, b, layer(W, b, x)), 2),
+    "its own rule within": (lambda W, b, x: jax.nn.softplus(x @ W + b) ** 2, 1),
+    "too short": (lambda W, b, x: jnp.tanh(x @ W + b), 0),
+    "it chooses": (lambda W, b, x: jnp.where(b > 0, jnp.exp(x * b) * b, x**2), 0),
+    "it rounds": (lambda W, b, x: jnp.exp((x * b).astype(jnp.float32) * 2).astype(x.dtype) * 3, 0),
+    "two roots": (lambda W, b, x: x * (x @ W), 0),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_which_chains_are_derived_as_a_whole(name):
+    function, count = CHAINS[name]
+    assert sum(map(has_slope, graph_of(function).program.nodes)) == count
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_derivative_is_that_of_the_equations(name):
+    """By x and by what the chains capture, in both modes and to the third order."""
+    graph = graph_of(CHAINS[name][0])
+    plain = lambda W, b, x: graph.bind([W, b])(x)[0]
+    chained = lambda W, b, x: graph.bind([W, b]).by_slopes(x)[0]
+    for argnums in (0, 1, 2):
+        for derivative in (jax.jacfwd, jax.jacrev, lambda f, i: jax.jacfwd(jax.jacrev(jax.jacrev(f, i), i), i)):
+            expected, found = (derivative(f, argnums)(W, b, x) for f in (plain, chained))
+            np.testing.assert_allclose(found, expected, rtol=1e-6 if name == "it rounds" else 1e-12, atol=1e-12)
+    if name != "it rounds":
+        check_grads(chained, (W, b, x), order=2)
+
+
+def test_a_tangent_passes_through_a_chain_in_one_product():
+    graph = graph_of(lambda W, b, x: jax.nn.gelu(x * b))
+    for f, products in ((graph.bind([W, b]), 9), (graph.bind([W, b]).by_slopes, 1)):
+        _, along = jax.linearize(lambda x, f=f: f(x)[0], x)
+        used = [eqn.primitive.name for eqn in equations(jax.make_jaxpr(along)(x).jaxpr)]
+        assert used.count("mul") == products
+
+
+def test_in_loops_captures_belong_to_their_step():
+    def model(W, x):
+        return lax.scan(lambda h, w: (jax.nn.gelu(h @ W + w) * w, None), x, W)[0]
+
+    X = jnp.stack([x, 2 * x])
+    for transform, plain in ((nablax.jacobian, jax.jacfwd), (nablax.hessian, jax.hessian)):
+        loss = lambda W, derivative: jnp.sum(derivative(W) ** 3)
+        ours = jax.grad(loss)(W, lambda W, t=transform: t(model)(W, X))
+        expected = jax.grad(loss)(W, lambda W, p=plain: jax.vmap(p(lambda x: model(W, x)))(X))
+        np.testing.assert_allclose(ours, expected, rtol=1e-11)
