@@ -83,7 +83,7 @@ def run(
             taken += count
             continue
         if has_slope(step):
-            # Tangents and adjoints between probes are independent, and XLA computes them side by side: but not past a call.
+            # With probes, tangents and adjoints are independent: XLA computes them side by side, but not past a call.
             outputs, others = (by_slope(step, values, apart=nudges is None)(*roots),), ()
         else:
             outputs, others = step.function(values)(*roots)

@@ -37,8 +37,8 @@ def has_slope(node: Node) -> bool:
 def by_slope(node: Node, values: Values, apart: bool) -> Callable[[Any], Any]:
     """The function of such a node, of its root: to JAX a single one, whose derivative is a product with its slope.
 
-    `apart` is whether a slope that takes long to compute is computed once (see `nablax.graph.once`) or by every operation
-    that reads it.
+    `apart` is whether a slope that takes long to compute is computed once (see `nablax.graph.once`), not by every
+    operation that reads it.
     """
     captures = captured(node)
 
