@@ -104,6 +104,7 @@ def linear_primitive(
     compute: Callable[..., Any],
     shape: Callable[..., tuple[tuple[int, ...], Any]],
     transpose: Callable[..., Any],
+    on_cpu: Callable[..., Any] | None = None,
 ) -> Any:
     """A linear primitive of one operand, which maps over all leading axes by itself.
 
@@ -112,11 +113,14 @@ def linear_primitive(
         compute: ``(x, **params) -> result`` in other primitives.
         shape: (shape, dtype) of the result from the type of the operand.
         transpose: ``(cotangent, **params) -> cotangent of x``.
+        on_cpu: the same as `compute` for CPUs, if they are to do it otherwise.
     """
     primitive = Primitive(name)
     primitive.def_impl(compute)
     primitive.def_abstract_eval(lambda x, **params: ShapedArray(*shape(x, **params)))
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    if on_cpu is not None:
+        mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
     ad.deflinear2(primitive, lambda cotangent, x, **params: [transpose(cotangent, **params)])
     batching.primitive_batchers[primitive] = lambda operands, axes, **params: (
         primitive.bind(jnp.moveaxis(operands[0], axes[0], 0), **params),

@@ -9,6 +9,7 @@ bodies of loops and branches, and functions with rules of their own, stay what t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from jax.extend.core import primitives
 
 from nablax._compat import BROADCAST
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+from nablax.graph.sums import total_p
 
 _NEUTRAL: dict[Any, tuple[int, tuple[int, ...]]] = {
     primitives.mul_p: (1, (0, 1)),
@@ -32,6 +34,11 @@ sign of a zero, as XLA has it, which drops them too."""
 
 _FEW = 4096
 """Entries of a constant that are worth comparing."""
+
+_PRODUCTS = {primitives.mul_p, primitives.integer_pow_p, primitives.square_p}
+
+_LONG = 32
+"""Entries from which a sum of products is one with ones; traces of products of small matrices took longer so."""
 
 _DRAWS = {primitives.rng_uniform_p}
 """Primitives that return something else each time, and do not say so by their effects."""
@@ -65,7 +72,7 @@ def merged(flat: Flat) -> Flat:
             filled[eqn.outputs[0]] = number
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
-    return Flat(flat.inputs, outputs, _needed(kept, outputs))
+    return Flat(flat.inputs, outputs, _with_totals(_needed(kept, outputs)))
 
 
 def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
@@ -113,6 +120,26 @@ def _has_hash(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
+    """The same; long sums of products over the last axes as `nablax.graph.sums` has them."""
+    products = {eqn.outputs[0] for eqn in equations if eqn.primitive in _PRODUCTS}
+    return tuple(
+        replace(eqn, primitive=total_p, params={"lengths": lengths})
+        if eqn.primitive is primitives.reduce_sum_p
+        and eqn.inputs[0] in products
+        and math.prod(lengths := _summed(eqn)) >= _LONG
+        else eqn
+        for eqn in equations
+    )
+
+
+def _summed(eqn: Equation) -> tuple[int, ...]:
+    """The lengths of the axes that a sum of real numbers is over, if those are the last ones; () for other sums."""
+    aval, axes = _type(eqn.inputs[0]), eqn.params["axes"]
+    last = tuple(axes) == tuple(range(aval.ndim - len(axes), aval.ndim))
+    return aval.shape[aval.ndim - len(axes) :] if last and aval.dtype in (np.float32, np.float64) else ()
 
 
 def _needed(equations: list[Equation], outputs: tuple[Atom, ...]) -> tuple[Equation, ...]:

@@ -28,6 +28,7 @@ from nablax.graph.nodes import Kind, Node, curvatures
 from nablax.graph.once import once
 from nablax.graph.probes import Probe, probes
 from nablax.graph.slopes import captured
+from nablax.graph.sums import total
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
 from nablax.strategies.forward import pushed
@@ -71,7 +72,7 @@ class Adjoint(Strategy):
             zero = jnp.zeros(shape, y.real.dtype)
             return join(sum((contract(form, *node, f.graph.discards).real for node in nodes), zero), y, axis=axis)
 
-        def total(form: Form) -> Array:
+        def contracted(form: Form) -> Array:
             """The rows of a form (k, A), summed over the nodes; (A, n, n) where some go output by output."""
             by_output = isinstance(form, Pairs) and form.is_triangle and not pairs_pay(outputs, form.count)
             pairs, others = [], []
@@ -83,7 +84,7 @@ class Adjoint(Strategy):
             whole = summed(_whole, form, others, (outputs, form.count, form.count), 0)  # pyright: ignore
             return whole + form.matrix(rows) if pairs else whole  # pyright: ignore
 
-        return request.results(y, columns, {name: total(form) for name, form in request.forms.items()}, rest)
+        return request.results(y, columns, {name: contracted(form) for name, form in request.forms.items()}, rest)
 
 
 def pairs_pay(outputs: int, directions: int) -> bool:
@@ -228,7 +229,7 @@ with one row, a matrix by a vector for each sample: XLA needs longer to compile 
 def _products(rows: Array, scaled: Array) -> Array:
     """sum_h rows[k,h] scaled[a,h]: (k, A)."""
     if scaled.shape[0] == 1 or rows.shape[0] * scaled.shape[0] <= FEW**2:
-        return _total(rows[:, None] * scaled[None])
+        return total(rows[:, None] * scaled[None])
     return _large_products(rows, scaled)
 
 
@@ -247,7 +248,7 @@ def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:
         return _with_transpose(contraction("ach,eh->ace", scaled[:, None] * left[None], right))
     # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
     each = jax.lax.split(left, (1,) * left.shape[0])
-    block = jnp.stack([_total(scaled[:, None] * (one * right)[None]) for one in each], axis=1)
+    block = jnp.stack([total(scaled[:, None] * (one * right)[None]) for one in each], axis=1)
     return block if same else _with_transpose(block)
 
 
@@ -270,11 +271,6 @@ def _large_congruence_along(at: tuple[Array, Array], along: tuple[Array, Array])
 
 def _with_transpose(block: Array) -> Array:
     return block + jnp.swapaxes(block, 1, 2)
-
-
-def _total(entries: Array) -> Array:
-    """The sum over the last axis, as a product with ones: XLA's own reduction is several times slower on a CPU."""
-    return contraction("...h,h->...", entries, jnp.ones(entries.shape[-1], entries.dtype))
 
 
 def _pull(node: Node, capture: Any, roots: Tangents, lam: Tangents, tangent: Tangents) -> Tangents:

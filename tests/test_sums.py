@@ -1,0 +1,89 @@
+"""Sums as products with ones: the same numbers under every transformation, and sums again for whoever reads the graph."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import nablax
+from nablax.graph import trace
+from nablax.graph.merge import traced
+from nablax.graph.sums import total_p
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
+
+
+W, V, X = draw(3, 40) / 2, draw(40, 2) / 6, draw(5, 3)
+
+
+def normalised(p, x):
+    h = jnp.tanh(x @ p[0])
+    centred = h - h.mean()
+    return (centred / jnp.sqrt((centred * centred).mean() + 1e-3)) @ p[1]
+
+
+def laplacian(p, x):
+    return nablax.laplacian(normalised)(p, x[None])[0]
+
+
+def plain_laplacian(p, x):
+    return jnp.trace(jax.hessian(lambda x: normalised(p, x))(x), axis1=-2, axis2=-1)
+
+
+@pytest.mark.parametrize("axes", [(-1,), (-2, -1), (-3, -2, -1)])
+def test_it_is_a_sum_under_every_transformation(axes):
+    x = draw(4, 5, 6)
+    ours = lambda x: total_p.bind(x, lengths=x.shape[axes[0] :])
+    theirs = lambda x: jnp.sum(x, axes)
+    for wrap in (jax.jit, jax.vmap if len(axes) < 3 else jax.jit, jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(wrap(ours))(x), wrap(theirs)(x), rtol=1e-14, atol=1e-14)
+    check_grads(jax.jit(lambda x: ours(x * x) ** 2), (x,), order=3)
+    z = jax.lax.complex(x, 2 * x)
+    np.testing.assert_allclose(jax.jit(ours)(z), theirs(z), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "function, found",
+    [
+        (lambda x: jnp.sum(x * x, -1), True),
+        (lambda x: jnp.sum(x**3), True),
+        (lambda x: jnp.sum(x + 1, -1), False),  # no products
+        (lambda x: jnp.sum(x * x, 0), False),  # not the last axis
+        (lambda x: jnp.sum((x * x)[:, :20], -1), False),  # too few
+        (lambda x: jnp.sum((x * x).astype(jnp.bfloat16), -1), False),
+    ],
+)
+def test_which_sums_are_products_with_ones(function, found):
+    x = draw(50, 40)
+    merged = traced(function, x)
+    assert ("total" in str(jax.make_jaxpr(merged)(x))) == found
+    np.testing.assert_allclose(merged(x), function(x), rtol=1e-12, atol=1e-10)
+
+
+def test_only_a_cpu_multiplies_with_ones():
+    lowered = jax.jit(lambda x: total_p.bind(x, lengths=(40,))).trace(draw(50, 40))
+    for platform, operation, other in (("cpu", "dot_general", "reduce"), ("cuda", "reduce", "dot_general")):
+        text = lowered.lower(lowering_platforms=(platform,)).as_text()
+        assert f"stablehlo.{operation}" in text and f"stablehlo.{other}(" not in text
+
+
+def test_for_whoever_reads_the_graph_it_is_a_sum():
+    like = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype)
+    graph = trace(lambda p, q, x: [laplacian((p, q), x)], [like(W), like(V)], like(X[0]))
+    names = {eqn.primitive.name for eqn in graph.flat.equations}
+    assert "total" in str(graph.jaxpr) and "reduce_sum" in names and "total" not in names
+
+
+def test_derivatives_of_models_that_hold_one():
+    params = (W, V)
+    expected = jax.vmap(jax.hessian(plain_laplacian, 1), (None, 0))(params, X)
+    np.testing.assert_allclose(nablax.hessian(laplacian)(params, X), expected, rtol=1e-9, atol=1e-9)
+    batch = nablax.per_sample(lambda params, X: nablax.laplacian(normalised)(params, X))
+    expected = jax.vmap(jax.jacfwd(plain_laplacian, 1), (None, 0))(params, X)
+    np.testing.assert_allclose(nablax.jacobian(batch)(params, X), expected, rtol=1e-9, atol=1e-9)
+    operator = nablax.parameter_jacobian(laplacian)(params, X)
+    dense = operator.dense().reshape(10, -1)
+    np.testing.assert_allclose(operator.gram().reshape(10, 10), dense @ dense.T, rtol=1e-10, atol=1e-10)
