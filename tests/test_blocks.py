@@ -1,5 +1,7 @@
 """Blocks of inputs, log determinants and broadcast roots: found where they are, exact, and never claimed elsewhere."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from nablax.graph import trace
 from nablax.graph.dense import dense_p
 from nablax.graph.determinants import _inverse, by_products, slogdet
 from nablax.graph.nodes import Kind
+from nablax.graph.sums import total_p
 from nablax.graph.trace import equations
 from nablax.strategies.adjoint import _large_congruence
 from nablax.strategies.base import Wants
@@ -446,11 +449,13 @@ def test_curvature_is_contracted_step_by_step(want):
     V, X = draw(7, 7), draw(3, 5)
     model = lambda x: jax.lax.scan(lambda h, r: (jnp.tanh(V @ h + r), None), jnp.ones(7), x)[0][:2]
     derive = getattr(nablax, want)(model, strategy="adjoint")
-    products = [eqn for eqn in equations(jax.make_jaxpr(derive)(X).jaxpr) if eqn.primitive is DOT_GENERAL]
+    found = list(equations(jax.make_jaxpr(derive)(X).jaxpr))
     contracted = {
-        int(np.prod([eqn.invars[0].aval.shape[axis] for axis in eqn.params["dimension_numbers"][0][0]]))
-        for eqn in products
+        math.prod(eqn.invars[0].aval.shape[axis] for axis in eqn.params["dimension_numbers"][0][0])
+        for eqn in found
+        if eqn.primitive is DOT_GENERAL
     }
+    contracted |= {math.prod(eqn.params["lengths"]) for eqn in found if eqn.primitive is total_p}
     assert 7 in contracted
     assert 35 not in contracted
 
