@@ -1,4 +1,4 @@
-"""Sums as products with ones: the same numbers under every transformation, and sums for whoever reads the graph."""
+"""Sums as products with ones: the same numbers under every transformation, and known where graphs are read."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,6 @@ import pytest
 from jax.test_util import check_grads
 
 import nablax
-from nablax.graph import trace
 from nablax.graph.merge import traced
 from nablax.graph.sums import total_p
 
@@ -71,15 +70,6 @@ def test_only_a_cpu_multiplies_with_ones():
         assert f"stablehlo.{other}(" not in text
 
 
-def test_for_whoever_reads_the_graph_it_is_a_sum():
-    like = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype)
-    graph = trace(lambda p, q, x: [laplacian((p, q), x)], [like(W), like(V)], like(X[0]))
-    names = {eqn.primitive.name for eqn in graph.flat.equations}
-    assert "total" in str(graph.jaxpr)
-    assert "reduce_sum" in names
-    assert "total" not in names
-
-
 def test_derivatives_of_models_that_hold_one():
     params = (W, V)
     expected = jax.vmap(jax.hessian(plain_laplacian, 1), (None, 0))(params, X)
@@ -90,3 +80,9 @@ def test_derivatives_of_models_that_hold_one():
     operator = nablax.parameter_jacobian(laplacian)(params, X)
     dense = operator.dense().reshape(10, -1)
     np.testing.assert_allclose(operator.gram().reshape(10, 10), dense @ dense.T, rtol=1e-10, atol=1e-10)
+
+
+def test_samples_that_are_summed_are_coupled():
+    coupled = lambda W, X: total_p.bind((X @ W).T ** 2, lengths=X.shape[:1])[None, :3] * X
+    with pytest.raises(nablax.errors.CoupledSamplesError, match="total reduces axis"):
+        nablax.jacobian(nablax.per_sample(coupled))(W, X)

@@ -18,6 +18,7 @@ from nablax.graph.dense import dense_p
 from nablax.graph.once import once_p
 from nablax.graph.pairs import pair_products_p, symmetric_p
 from nablax.graph.sine import cosine_p, sine_p
+from nablax.graph.sums import total_p
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ JAX = Table(
     )
     | _present("cumsum", "cummax", "cummin", "sort", "real", "imag", "conj", "complex", "fft", "reduce_window_sum")
     | _present("name", "reduce_precision", "select_and_gather_add", "sharding_constraint", "device_put")
-    | {symmetric_p}
+    | {symmetric_p, total_p}
     | {found for found in (SPLIT, STACK, UNSTACK, TILE, BARRIER) if found is not None},
     elementwise=_FLAT
     | _present("exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow")

@@ -2,8 +2,7 @@
 
 XLA on a CPU writes down the products that are to be summed, and sums them in two more operations. Where the sum is a
 product with ones, it multiplies and sums as it goes. (Sums of anything else it hands to a library, and that is faster.)
-Only programs of derivatives hold this primitive (see `nablax.graph.merge`); in the graph of a model that calls one it
-is a sum of JAX again.
+It is put in where the equations of a derivative are merged (see `nablax.graph.merge`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -44,10 +42,3 @@ def _repeated(cotangent: Array, *, lengths: Lengths) -> Array:
 
 total_p = linear_primitive("total", _sum, _shape, _repeated, on_cpu=_product_with_ones)
 """The sum over the last axes, which have these `lengths`."""
-
-
-def as_sum(eqn: Any) -> Any | None:
-    """What the equation computes, as a jaxpr of primitives of JAX, if it is such a sum."""
-    if eqn.primitive is not total_p:
-        return None
-    return jax.make_jaxpr(lambda x: _sum(x, **eqn.params))(eqn.invars[0].aval)

@@ -18,6 +18,7 @@ from nablax.graph.inline import Atom, Constant, Variable
 from nablax.graph.once import once_p
 from nablax.graph.pairs import pair_products_p, symmetric_p
 from nablax.graph.sine import cosine_p, sine_p
+from nablax.graph.sums import total_p
 from nablax.independence import arithmetic, calls, indexing, moves
 from nablax.independence.primitives import key_primitives, table
 from nablax.independence.twins import Twin, Twins, constant, is_array, sample_axes, shape_of
@@ -43,6 +44,7 @@ RULES: dict[Any, Any] = {
     **dict.fromkeys((sine_p, cosine_p, once_p), moves.entrywise),
     pair_products_p: arithmetic.along("axis", "pairs entries of"),
     symmetric_p: arithmetic.along("axis", "makes matrices of"),
+    total_p: arithmetic.over_last("lengths", "reduces"),
 }
 
 SPECIAL: dict[Any, Any] = table(indexing.SPECIAL)
@@ -63,7 +65,7 @@ _SIZES = table(
         "fft": {"fft_lengths"},
         "reduce": {"computation"},  # the same as its jaxpr, as a Python function
     }
-)
+) | {total_p: {"lengths"}}
 
 
 @dataclass(frozen=True)
