@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from nablax._compat import SELECT
+from nablax.graph.classify import KINKS
 from nablax.graph.inline import Variable
 from nablax.graph.nodes import Kind, Node, Values
 from nablax.graph.once import once
@@ -23,13 +23,14 @@ from nablax.graph.once import once
 
 def has_slope(node: Node) -> bool:
     """Whether a node is a chain that pays to derive as a whole, and for which that is what JAX computes: nothing in it
-    chooses between values, of which one may be NaN, or changes the precision.
+    changes the precision, has a rule of its own, or chooses between values: a zero slope would not stop a tangent that
+    is NaN.
     """
     return (
         node.kind is Kind.ELEMENTWISE
         and len(node.roots) == 1
         and len(node.equations) > 2
-        and not any(eqn.primitive is SELECT for eqn in node.equations)
+        and KINKS.isdisjoint(eqn.primitive for eqn in node.equations)
         and all(o.aval.dtype == node.roots[0].aval.dtype for eqn in node.equations for o in eqn.outputs)
     )
 
