@@ -59,10 +59,14 @@ def test_every_derivative_is_that_of_the_equations(name):
 
 def test_a_tangent_passes_through_a_chain_in_one_product():
     graph = graph_of(lambda W, b, x: jax.nn.gelu(x * b))
-    for f, products in ((graph.bind([W, b]), 9), (graph.bind([W, b]).by_slopes, 1)):
+    products = []
+    for f in (graph.bind([W, b]), graph.bind([W, b]).by_slopes):
         _, along = jax.linearize(lambda x, f=f: f(x)[0], x)
         used = [eqn.primitive.name for eqn in equations(jax.make_jaxpr(along)(x).jaxpr)]
-        assert used.count("mul") == products
+        products.append(used.count("mul"))
+    plain, ours = products  # plain: 9 in jax 0.10
+    assert ours == 1
+    assert plain > 4
 
 
 def test_in_loops_captures_belong_to_their_step():
