@@ -1,8 +1,8 @@
 """Long elementwise chains as functions of one slope.
 
-JAX derives a chain equation by equation, and every direction of a tangent passes through each of them: eight or nine in a gelu
-with its bias, where the chain as a whole has a single derivative, entry by entry. A tangent is one product with it, and
-so is a cotangent; and a gradient through either has that much less to go back through.
+JAX derives a chain equation by equation, and every direction of a tangent passes through each of them: eight or nine in
+a gelu with its bias, where the chain as a whole has a single derivative, entry by entry. A tangent is one product with
+it, and so is a cotangent; and a gradient through either has that much less to go back through.
 """
 
 from __future__ import annotations
