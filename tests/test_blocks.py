@@ -455,7 +455,7 @@ def test_curvature_is_contracted_step_by_step(want):
         for eqn in found
         if eqn.primitive is DOT_GENERAL
     }
-    contracted |= {math.prod(eqn.params["lengths"]) for eqn in found if eqn.primitive is total_p}
+    contracted |= {eqn.params["length"] for eqn in found if eqn.primitive is total_p}
     assert 7 in contracted
     assert 35 not in contracted
 

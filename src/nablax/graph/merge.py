@@ -3,13 +3,13 @@
 A strategy takes a model apart in several passes, and every pass evaluates the model again. Within one program the
 compiler would find what is repeated; a gradient goes back through all of it, and each equation takes its time to be
 differentiated, mapped over the samples and lowered. So the equations of a derivative are merged where they compute the
-same, and the ones and zeros that rules of differentiation leave behind are dropped, before anything else is done. The
-bodies of loops and branches, and functions with rules of their own, stay what they are.
+same, and the ones and zeros that rules of differentiation leave behind are dropped, before anything else is done. Last,
+sums that are slow on a CPU become others (see `nablax.graph.sums`). The bodies of loops and branches, and functions
+with rules of their own, stay what they are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -123,23 +123,19 @@ def _has_hash(value: Any) -> bool:
 
 
 def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-    """The same; long sums of products over the last axes as `nablax.graph.sums` has them."""
+    """The same; long sums of products over the last axis as `nablax.graph.sums` has them."""
     products = {eqn.outputs[0] for eqn in equations if eqn.primitive in _PRODUCTS}
-    return tuple(
-        replace(eqn, primitive=total_p, params={"lengths": lengths})
-        if eqn.primitive is primitives.reduce_sum_p
-        and eqn.inputs[0] in products
-        and math.prod(lengths := _summed(eqn)) >= _LONG
-        else eqn
-        for eqn in equations
-    )
 
+    def replaced(eqn: Equation) -> Equation:
+        if eqn.primitive is not primitives.reduce_sum_p or eqn.inputs[0] not in products:
+            return eqn
+        aval = _type(eqn.inputs[0])
+        last = tuple(eqn.params["axes"]) == (aval.ndim - 1,)
+        if not last or aval.shape[-1] < _LONG or aval.dtype not in (np.float32, np.float64):
+            return eqn
+        return replace(eqn, primitive=total_p, params={"length": aval.shape[-1]})
 
-def _summed(eqn: Equation) -> tuple[int, ...]:
-    """The lengths of the axes that a sum of real numbers is over, if those are the last ones; () for other sums."""
-    aval, axes = _type(eqn.inputs[0]), eqn.params["axes"]
-    last = tuple(axes) == tuple(range(aval.ndim - len(axes), aval.ndim))
-    return aval.shape[aval.ndim - len(axes) :] if last and aval.dtype in (np.float32, np.float64) else ()
+    return tuple(map(replaced, equations))
 
 
 def _needed(equations: list[Equation], outputs: tuple[Atom, ...]) -> tuple[Equation, ...]:

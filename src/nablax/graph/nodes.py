@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, SELECT, loop_arity
+from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, loop_arity
 from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.determinants import slogdet_p
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
@@ -76,6 +76,13 @@ class Node:
         they are multiplied with (see `nablax.graph.once`): the chain is long, and there are enough entries for a call.
         """
         return worth_a_call(len(self.equations), math.prod(self.outputs[0].aval.shape))
+
+    @cached_property
+    def captures(self) -> tuple[Variable, ...]:
+        """What phi reads besides its roots."""
+        inside = {o for eqn in self.equations for o in eqn.outputs}.union(self.roots)
+        read_by = (a for eqn in self.equations for a in eqn.inputs if isinstance(a, Variable) and a not in inside)
+        return tuple(dict.fromkeys(read_by))
 
     def function(self, values: Values) -> Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """phi: values of the roots -> (values of the outputs, values of the others)."""
@@ -340,30 +347,6 @@ def derivative(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
         return jax.jvp(lambda root: phi(*roots[:i], root, *roots[i + 1 :]), (roots[i],), (one,))[1]
 
     return along
-
-
-def curvatures(node: Node, phi: Callable[..., Any], roots: Sequence[Any]) -> list[Any]:
-    """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
-    first = first_derivative(node)
-    return [derivative(first(phi, i), j)(*roots) for i, j in node.pairs]
-
-
-def first_derivative(node: Node) -> Callable[[Callable[..., Any], int], Callable[..., Any]]:
-    """How to derive the function of an elementwise node once: in reverse mode if it chooses between values.
-
-    The derivative is zero then, not NaN, for an entry that the node begins with discarding.
-    """
-    return _pulled if any(eqn.primitive is SELECT for eqn in node.equations) else derivative
-
-
-def _pulled(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
-    """The same as `derivative`, in reverse mode."""
-
-    def at(*roots: Any) -> Any:
-        y, pull = jax.vjp(lambda root: phi(*roots[:i], root, *roots[i + 1 :]), roots[i])
-        return pull(jnp.ones_like(y))[0]
-
-    return at
 
 
 class _Ones(dict):

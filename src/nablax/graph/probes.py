@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
-from nablax.graph.slopes import by_slope, captured, has_slope
+from nablax.graph.slopes import by_slope, has_slope
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def run(
     """(outputs, readings, captures) of a program for values of its inputs and nudges; without nudges it has no probes.
 
     A nudge is a tuple with an array for each output of its node, a reading one with an array for each root, a capture
-    one with a value for each of the variables `captured` by it.
+    one with a value for each of its `captures`.
     """
     values: dict[Variable, Any] = dict(zip(program.flat.inputs, inputs, strict=True))
     readings, captures = [], []
@@ -83,14 +83,15 @@ def run(
             taken += count
             continue
         if has_slope(step):
-            # With probes, tangents and adjoints are independent: XLA computes them side by side, but not past a call.
+            # Tangents and adjoints of probes are independent of each other; with calls among them fewer operations run
+            # side by side, which costs more than it saves.
             outputs, others = (by_slope(step, values, apart=nudges is None)(*roots),), ()
         else:
             outputs, others = step.function(values)(*roots)
         if step.kind is not Kind.LINEAR and nudges is not None:
             outputs = tuple(o + n for o, n in zip(outputs, nudges[taken], strict=True))
             readings.append(roots)
-            captures.append(tuple(values[a] for a in captured(step)))
+            captures.append(tuple(values[a] for a in step.captures))
             taken += 1
         values.update(zip(step.outputs + step.others, outputs + others, strict=True))
     return [read(values, o) for o in program.flat.outputs], readings, captures

@@ -77,7 +77,7 @@ def _reduced(m: Array, first: Array) -> tuple[Array, Array]:
 
     def joined(left: Array, right: Array) -> Array:
         """64 digits from `shift` on."""
-        return lax.bitwise_or(lax.shift_left(left, shift), _shifted(_shifted(right, 1), back))
+        return lax.bitwise_or(lax.shift_left(left, shift), lax.shift_right_logical(_shifted(right, 1), back))
 
     behind = _shifted(lax.mul(m, _shifted(joined(two, three), 32)), 32)
     product = lax.add(lax.mul(m, joined(one, two)), behind)
@@ -90,9 +90,9 @@ def _to(dtype: Any, x: Array) -> Array:
     return lax.convert_element_type(x, dtype)
 
 
-def _shifted(x: Array, places: Any) -> Array:
+def _shifted(x: Array, places: int) -> Array:
     """The integer part of x 2^-places."""
-    return lax.shift_right_logical(x, np.uint64(places) if isinstance(places, int) else places)
+    return lax.shift_right_logical(x, np.uint64(places))
 
 
 def _polynomial(coefficients: np.ndarray, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Long elementwise chains as functions of one slope.
+"""The derivatives of elementwise nodes, entry by entry, and long chains as functions of one slope.
 
 JAX derives a chain equation by equation, and every direction of a tangent passes through each of them: eight or nine in
 a gelu with its bias, where the chain as a whole has a single derivative, entry by entry. A tangent is one product with
@@ -8,16 +8,16 @@ it, and so is a cotangent; and a gradient through either has that much less to g
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from nablax._compat import SELECT
 from nablax.graph.classify import KINKS
-from nablax.graph.inline import Variable
-from nablax.graph.nodes import Kind, Node, Values
+from nablax.graph.nodes import Kind, Node, Values, derivative
 from nablax.graph.once import once
 
 
@@ -41,10 +41,9 @@ def by_slope(node: Node, values: Values, apart: bool) -> Callable[[Any], Any]:
     `apart` is whether a slope that takes long to compute is computed once (see `nablax.graph.once`), not by every
     operation that reads it.
     """
-    captures = captured(node)
 
     def phi(root: Any, *held: Any) -> Any:
-        return node.function(dict(zip(captures, held, strict=True)))(root)[0][0]
+        return node.function(dict(zip(node.captures, held, strict=True)))(root)[0][0]
 
     # Captures are arguments and not closed over: their tangents count, and in a loop they belong to each step.
     chain = jax.custom_jvp(phi)
@@ -62,11 +61,28 @@ def by_slope(node: Node, values: Values, apart: bool) -> Callable[[Any], Any]:
                 moved += jax.jvp(of_one, (held[k],), (tangent,))[1]
         return y, moved
 
-    return lambda root: chain(root, *(values[variable] for variable in captures))
+    return lambda root: chain(root, *(values[variable] for variable in node.captures))
 
 
-def captured(node: Node) -> tuple[Variable, ...]:
-    """The variables that phi reads besides its roots."""
-    inside = {o for eqn in node.equations for o in eqn.outputs}.union(node.roots)
-    read_by = (a for eqn in node.equations for a in eqn.inputs if isinstance(a, Variable) and a not in inside)
-    return tuple(dict.fromkeys(read_by))
+def curvatures(node: Node, phi: Callable[..., Any], roots: Sequence[Any]) -> list[Any]:
+    """phi''_ij, entry by entry, for the `pairs` of an elementwise node."""
+    first = first_derivative(node)
+    return [derivative(first(phi, i), j)(*roots) for i, j in node.pairs]
+
+
+def first_derivative(node: Node) -> Callable[[Callable[..., Any], int], Callable[..., Any]]:
+    """How to derive the function of an elementwise node once: in reverse mode if it chooses between values.
+
+    The derivative is zero then, not NaN, for an entry that the node begins with discarding.
+    """
+    return _pulled if any(eqn.primitive is SELECT for eqn in node.equations) else derivative
+
+
+def _pulled(phi: Callable[..., Any], i: int) -> Callable[..., Any]:
+    """The same as `derivative`, in reverse mode."""
+
+    def at(*roots: Any) -> Any:
+        y, pull = jax.vjp(lambda root: phi(*roots[:i], root, *roots[i + 1 :]), roots[i])
+        return pull(jnp.ones_like(y))[0]
+
+    return at

@@ -1,4 +1,4 @@
-"""Sums over the last axes, as a primitive: on a CPU they are products with ones.
+"""Sums over the last axis, as a primitive: on a CPU they are products with ones.
 
 XLA on a CPU writes down the products that are to be summed, and sums them in two more operations. Where the sum is a
 product with ones, it multiplies and sums as it goes. (Sums of anything else it hands to a library, and that is faster.)
@@ -7,38 +7,29 @@ It is put in where the equations of a derivative are merged (see `nablax.graph.m
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array, lax
 
 from nablax._compat import linear_primitive
 
-Lengths = tuple[int, ...]
-
 
 def total(x: Array) -> Array:
     """The sum over the last axis."""
-    return total_p.bind(x, lengths=x.shape[-1:])
+    return total_p.bind(x, length=x.shape[-1])
 
 
-def _sum(x: Array, *, lengths: Lengths) -> Array:
-    return jnp.sum(x, axis=tuple(range(-len(lengths), 0)))
+def _product_with_ones(x: Array, *, length: int) -> Array:
+    return jnp.matmul(x, jnp.ones(length, x.dtype), precision=lax.Precision.HIGHEST)
 
 
-def _product_with_ones(x: Array, *, lengths: Lengths) -> Array:
-    rows = x.reshape(*x.shape[: x.ndim - len(lengths)], math.prod(lengths))
-    return jnp.matmul(rows, jnp.ones(rows.shape[-1:], x.dtype), precision=lax.Precision.HIGHEST)
+def _repeated(cotangent: Array, *, length: int) -> Array:
+    return lax.broadcast_in_dim(cotangent, (*cotangent.shape, length), tuple(range(cotangent.ndim)))
 
 
-def _shape(x: Any, *, lengths: Lengths) -> tuple[Lengths, Any]:
-    return x.shape[: x.ndim - len(lengths)], x.dtype
-
-
-def _repeated(cotangent: Array, *, lengths: Lengths) -> Array:
-    return lax.broadcast_in_dim(cotangent, (*cotangent.shape, *lengths), tuple(range(cotangent.ndim)))
-
-
-total_p = linear_primitive("total", _sum, _shape, _repeated, on_cpu=_product_with_ones)
-"""The sum over the last axes, which have these `lengths`."""
+total_p = linear_primitive(
+    "total",
+    lambda x, length: jnp.sum(x, -1),
+    lambda x, length: (x.shape[:-1], x.dtype),
+    _repeated,
+    on_cpu=_product_with_ones,
+)

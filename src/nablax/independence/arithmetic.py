@@ -31,17 +31,6 @@ def over(param: str, verb: str) -> Rule:
     return rule
 
 
-def over_last(param: str, verb: str) -> Rule:
-    """An operation that removes as many of the last axes as there are entries in `param`."""
-
-    def rule(eqn: Twin, operand: Value) -> Value:
-        if isinstance(operand, Samples) and operand.axis >= len(eqn.shape(0)) - len(eqn.params[param]):
-            return eqn.mixes(f"{verb} {_whose(eqn, 0, operand)}")
-        return entrywise(eqn, operand)
-
-    return rule
-
-
 def along(param: str, verb: str) -> Rule:
     """An operation on whole rows of one axis, which stays."""
 

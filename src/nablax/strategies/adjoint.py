@@ -24,10 +24,10 @@ from jax import Array
 
 from nablax.graph import Bound
 from nablax.graph.determinants import curvature_factors
-from nablax.graph.nodes import Kind, Node, curvatures
+from nablax.graph.nodes import Kind, Node
 from nablax.graph.once import once
 from nablax.graph.probes import Probe, probes
-from nablax.graph.slopes import captured
+from nablax.graph.slopes import curvatures
 from nablax.graph.sums import total
 from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
 from nablax.strategies.forms import Form, Pairs
@@ -292,7 +292,7 @@ def _second_derivative(phi: Callable[..., Tangents], roots: Tangents, left: Tang
 
 def _phi(node: Node, capture: Any) -> Callable[..., Tangents]:
     """The function of a node as one of its roots alone."""
-    values = dict(zip(captured(node), capture, strict=True))
+    values = dict(zip(node.captures, capture, strict=True))
     return lambda *roots: node.function(values)(*roots)[0]
 
 

@@ -26,8 +26,9 @@ from jax import Array
 from nablax.graph import Bound
 from nablax.graph.blocks import Blocks
 from nablax.graph.inline import Equation, Variable
-from nablax.graph.nodes import Kind, Loop, Node, Program, Values, curvatures, first_derivative, read
+from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
 from nablax.graph.once import once
+from nablax.graph.slopes import curvatures, first_derivative
 from nablax.strategies.base import Derivatives, Strategy, Wants
 from nablax.strategies.forms import Form, Halves, Pairs
 from nablax.strategies.nested import first_order_partials, forward_jacobian
