@@ -11,9 +11,10 @@ from jax.test_util import check_grads
 
 import nablax
 from nablax.graph.inline import inline
+from nablax.graph.merge import traced
 from nablax.graph.once import once
 from nablax.graph.pairs import pair_products
-from nablax.graph.sine import cosine_p, sine_p
+from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
 from nablax.strategies.forms import Pairs
 
 
@@ -52,14 +53,42 @@ FLOATS = {
 @pytest.mark.parametrize("primitive, exact", [(sine_p, math.sin), (cosine_p, math.cos)], ids=["sin", "cos"])
 @pytest.mark.parametrize("name", FLOATS)
 def test_single_precision_is_rounded_once(primitive, exact, name):
-    """Of all numbers, held against double precision; the C library is off by up to 0.56 units in the last place."""
+    """Held against double precision: the series, and from 2^20 on the C library, which rounds more than once."""
     x = FLOATS[name].view(np.float32) if FLOATS[name].dtype == np.uint32 else FLOATS[name].astype(np.float32)
     x = x[np.abs(x) >= 2.0**-126] if name == "of every size" else x
     found = np.asarray(jax.jit(primitive.bind)(x), np.float64)
     expected = np.array([exact(number) for number in x.tolist()])
-    unit = np.spacing(np.abs(expected).astype(np.float32))
-    assert np.max(np.abs(found - expected) / unit) < (0.501 if jax.default_backend() == "cpu" else 4)
+    off = np.abs(found - expected) / np.spacing(np.abs(expected).astype(np.float32))
+    small = np.abs(x) < 2.0**20
+    assert np.max(off[small], initial=0) < (0.5002 if jax.default_backend() == "cpu" else 4)
+    assert np.max(off[~small], initial=0) < (0.57 if jax.default_backend() == "cpu" else 4)
     np.testing.assert_array_equal(jax.jit(primitive.bind)(-x), found if exact is math.cos else -found)
+
+
+@pytest.mark.parametrize("other", [2.0**20, -1e38, np.inf, np.nan])
+def test_a_sine_does_not_depend_on_the_numbers_beside_it(other):
+    x = jnp.asarray(10 * draw(3, 64), jnp.float32)
+    for primitive in (sine_p, cosine_p):
+        alone, beside = jax.jit(primitive.bind)(x), jax.jit(primitive.bind)(x.at[1, 2].set(other))
+        np.testing.assert_array_equal(beside.at[1, 2].set(alone[1, 2]), alone)
+
+
+def test_sine_and_cosine_of_the_same_are_one_equation():
+    """In a merged derivative; a model that contains one sees a sine and a cosine."""
+    X = jnp.asarray(draw(4, 64), jnp.float32)
+    slope = lambda x: jnp.sin(x) * jax.jvp(jnp.sin, (x,), (x,))[1]
+    function = traced(slope, X[0])
+    names = [eqn.primitive for eqn in jax.make_jaxpr(function)(X[0]).eqns]
+    assert names.count(sine_and_cosine_p) == 1
+    assert not {sine_p, cosine_p} & set(names)
+    inlined = [eqn.primitive for eqn in inline(jax.make_jaxpr(function)(X[0])).equations]
+    assert inlined.count(sine_p) == inlined.count(cosine_p) == 1
+    assert sine_and_cosine_p not in inlined
+    np.testing.assert_allclose(jax.jit(jax.vmap(function))(X), np.sin(X) * np.cos(X) * X, rtol=1e-6)
+    x = jnp.asarray(X, jnp.float64)
+    function = traced(slope, x[0])
+    np.testing.assert_allclose(jax.vmap(function)(x), np.sin(x) * np.cos(x) * x, rtol=1e-14)
+    check_grads(jax.vmap(function), (x,), order=3)
 
 
 def test_sines_of_what_is_no_number():
@@ -93,7 +122,8 @@ def test_sines_of_a_compiled_model_are_computed_once():
     assert count(plain, "sine") + count(plain, "cosine") > 4
     W, V, X = (a.astype(jnp.float32) for a in (W, V, X))
     single = compiled(nablax.derivatives(model, "value", "laplacian", strategy="forward"))
-    assert (count(single, "sine"), count(single, "cosine")) == (0, 0)  # series, see above
+    assert single.count(" round-nearest-even(") == 4  # series, see above,
+    assert (count(single, "sine"), count(single, "cosine"), single.count(" while(")) == (2, 2, 2)  # and what is large
 
 
 def test_what_stands_for_jax_is_chosen_where_it_computes_the_same():

@@ -151,7 +151,11 @@ def fence_primitive(name: str) -> Any:
 
 
 def unary_primitive(
-    name: str, compute: Callable[[Any], Any], on_cpu: Callable[[Any], Any], derivative: Callable[[Any, Any], Any]
+    name: str,
+    compute: Callable[[Any], Any],
+    on_cpu: Callable[[Any], Any],
+    derivative: Callable[[Any, Any, Any], Any],
+    results: int | None = None,
 ) -> Any:
     """A primitive of one operand that acts on every entry by itself.
 
@@ -159,15 +163,25 @@ def unary_primitive(
         name: its name in printed jaxprs.
         compute: ``x -> result`` in other primitives.
         on_cpu: the same for CPUs.
-        derivative: ``(tangent, x) -> tangent of the result``.
+        derivative: ``(tangent, x, result) -> tangent of the result``.
+        results: how many it has, as a sequence; None for one that is no sequence.
     """
     primitive = Primitive(name)
+    primitive.multiple_results = several = results is not None
     primitive.def_impl(compute)
-    primitive.def_abstract_eval(lambda x: x)
-    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
-    ad.defjvp(primitive, derivative)
-    batching.defvectorized(primitive)
+    primitive.def_abstract_eval(lambda x: [x] * results if several else x)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=several))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=several), platform="cpu")
+
+    def pushed(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        found = primitive.bind(*primals)
+        return found, derivative(*tangents, *primals, found)
+
+    def batched(operands: Any, axes: Any) -> tuple[Any, Any]:
+        return primitive.bind(*operands), [axes[0]] * results if several else axes[0]
+
+    ad.primitive_jvps[primitive] = pushed
+    batching.primitive_batchers[primitive] = batched
     return primitive
 
 

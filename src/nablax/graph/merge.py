@@ -20,6 +20,7 @@ from jax.extend.core import primitives
 
 from nablax._compat import BROADCAST
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
 from nablax.graph.sums import total_p
 
 _NEUTRAL: dict[Any, tuple[int, tuple[int, ...]]] = {
@@ -72,7 +73,7 @@ def merged(flat: Flat) -> Flat:
             filled[eqn.outputs[0]] = number
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
-    return Flat(flat.inputs, outputs, _with_totals(_needed(kept, outputs)))
+    return Flat(flat.inputs, outputs, _with_totals(_with_pairs(_needed(kept, outputs))))
 
 
 def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
@@ -136,6 +137,23 @@ def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
         return replace(eqn, primitive=total_p, params={"length": aval.shape[-1]})
 
     return tuple(map(replaced, equations))
+
+
+def _with_pairs(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
+    """The same; a sine and a cosine of the same as one equation (see `nablax.graph.sine`)."""
+    found: dict[Any, dict[Any, Variable]] = {}
+    for eqn in equations:
+        if eqn.primitive in (sine_p, cosine_p):
+            found.setdefault((eqn.inputs, eqn.context), {})[eqn.primitive] = eqn.outputs[0]
+
+    def replaced(eqn: Equation) -> Iterator[Equation]:
+        both = found.get((eqn.inputs, eqn.context), {}) if eqn.primitive in (sine_p, cosine_p) else {}
+        if len(both) < 2:
+            yield eqn
+        elif next(iter(both)) is eqn.primitive:
+            yield replace(eqn, primitive=sine_and_cosine_p, outputs=(both[sine_p], both[cosine_p]))
+
+    return tuple(new for eqn in equations for new in replaced(eqn))
 
 
 def _needed(equations: list[Equation], outputs: tuple[Atom, ...]) -> tuple[Equation, ...]:
