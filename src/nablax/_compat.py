@@ -155,7 +155,7 @@ def unary_primitive(
     compute: Callable[[Any], Any],
     on_cpu: Callable[[Any], Any],
     derivative: Callable[[Any, Any, Any], Any],
-    results: int | None = None,
+    results: int = 0,
 ) -> Any:
     """A primitive of one operand that acts on every entry by itself.
 
@@ -164,10 +164,10 @@ def unary_primitive(
         compute: ``x -> result`` in other primitives.
         on_cpu: the same for a CPU; in a program that XLA spreads over several, `compute` stands.
         derivative: ``(tangent, x, result) -> tangent of the result``.
-        results: how many it has, as a sequence; None for one that is no sequence.
+        results: how many it has, as a sequence; 0 for one that is no sequence.
     """
     primitive = Primitive(name)
-    primitive.multiple_results = several = results is not None
+    primitive.multiple_results = several = results > 0
     primitive.def_impl(compute)
     primitive.def_abstract_eval(lambda x: [x] * results if several else x)
     generally, here = (mlir.lower_fun(function, multiple_results=several) for function in (compute, on_cpu))
@@ -178,7 +178,7 @@ def unary_primitive(
 
     def pushed(primals: Any, tangents: Any) -> tuple[Any, Any]:
         found = primitive.bind(*primals)
-        return found, derivative(*tangents, *primals, found)
+        return found, derivative(tangents[0], primals[0], found)
 
     def batched(operands: Any, axes: Any) -> tuple[Any, Any]:
         return primitive.bind(*operands), [axes[0]] * results if several else axes[0]

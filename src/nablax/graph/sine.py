@@ -45,7 +45,7 @@ def _by_library(quarters: int, x: Array) -> Array:
 def _by_series(quarters: Sequence[int], x: Array) -> Sequence[Array]:
     """sin(x + q pi/2) for every q, and x in float32. In `jax.lax` alone, which is lowered faster than `jax.numpy`."""
 
-    def by_library(state: Sequence[Array]) -> Sequence[Array]:
+    def by_library(state: Sequence[Any]) -> Sequence[Any]:
         pairs = zip(quarters, state[1:], strict=True)
         return np.False_, *(lax.select(lax.ne(y, y), _by_library(q, x), y) for q, y in pairs)
 
