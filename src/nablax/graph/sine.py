@@ -6,9 +6,9 @@ integer nearest to |x|/pi + q/2,
 
     sin(|x| + q pi/2) = (-1)^k sin r,    r = |x| - (k - q/2) pi,    |r| <= pi/2,
 
-in double precision, and rounded once at the end: of all numbers below 2^20 none is off by more than 0.5002 units in the
-last place; the C library is off by 0.56. What is larger is left to the C library, in a loop that runs once if there is
-such a number and else not at all.
+in double precision, and rounded once at the end: of all normal numbers below 2^20 none is off by more than 0.5002 units
+in the last place; the C library is off by 0.56. What is larger is left to the C library, in a loop that runs once if
+there is such a number and else not at all.
 
 Reference: W. J. Cody and W. Waite, "Software manual for the elementary functions", 1980: pi in two parts.
 """
