@@ -18,7 +18,7 @@ from nablax.graph.determinants import _inverse, by_products, slogdet
 from nablax.graph.nodes import Kind
 from nablax.graph.sums import total_p
 from nablax.graph.trace import equations
-from nablax.strategies.adjoint import _large_congruence
+from nablax.strategies.adjoint import _congruence
 from nablax.strategies.base import Wants
 from nablax.strategies.forward import _blocks as blocks_of
 from nablax.strategies.sweep import Request
@@ -464,10 +464,10 @@ def test_a_congruence_goes_back_as_one_product():
     """Of its two equal factors, JAX would treat each by itself: two products back."""
     scaled, both = draw(2, 7), draw(5, 7)
     plain = lambda scaled, both: jnp.einsum("ah,ch,eh->ace", scaled, both, both)
-    np.testing.assert_allclose(_large_congruence(scaled, both), plain(scaled, both), rtol=1e-12)
-    check_grads(jax.jit(_large_congruence), (scaled, both), order=3)
+    np.testing.assert_allclose(_congruence(scaled, both), plain(scaled, both), rtol=1e-12)
+    check_grads(jax.jit(_congruence), (scaled, both), order=3)
     loss = lambda f: jax.grad(lambda s, b: jnp.sum(jnp.sin(f(s, b)) * draw(2, 5, 5)), (0, 1))
-    for ours, theirs in zip(loss(_large_congruence)(scaled, both), loss(plain)(scaled, both), strict=True):
+    for ours, theirs in zip(loss(_congruence)(scaled, both), loss(plain)(scaled, both), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)
-    eqns = equations(jax.make_jaxpr(loss(_large_congruence))(scaled, both).jaxpr)
+    eqns = equations(jax.make_jaxpr(loss(_congruence))(scaled, both).jaxpr)
     assert sum(eqn.primitive is DOT_GENERAL for eqn in eqns) == 2

@@ -86,3 +86,20 @@ def test_samples_that_are_summed_are_coupled():
     coupled = lambda W, X: total((X @ W).T ** 2)[None, :3] * X
     with pytest.raises(nablax.errors.CoupledSamplesError, match="total works on axis"):
         nablax.jacobian(nablax.per_sample(coupled))(W, X)
+
+
+@pytest.mark.parametrize("want, sums", [("hessian", 2), ("laplacian", 2)])
+def test_layers_of_one_width_are_summed_at_once(want, sums):
+    """The first layer's tangents are its weights, and it is a product; then come two of 40 and one of 33 entries."""
+    p = [draw(a, b) / 3 for a, b in ((3, 40), (40, 40), (40, 40), (40, 33), (33, 1))]
+
+    def model(p, x):
+        for W in p[:-1]:
+            x = jnp.tanh(x @ W)
+        return (x @ p[-1])[0]
+
+    ours = getattr(nablax, want)(model, strategy="adjoint")
+    assert str(jax.make_jaxpr(ours)(p, X)).count(" total[") == sums
+    hessian = jax.jit(jax.vmap(jax.hessian(model, 1), (None, 0)))(p, X)
+    expected = hessian if want == "hessian" else jnp.trace(hessian, axis1=1, axis2=2)
+    np.testing.assert_allclose(jax.jit(ours)(p, X), expected, rtol=1e-10)

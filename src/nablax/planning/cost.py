@@ -24,7 +24,7 @@ from nablax.graph.nodes import Kind, Loop, Node, Program
 from nablax.graph.probes import Probe, probes
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
-from nablax.strategies.adjoint import FEW, pairs_pay
+from nablax.strategies.adjoint import pairs_pay
 
 ENTRY = 12.0
 BATCHED = 3.0
@@ -142,10 +142,8 @@ def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: boo
         streams = 2.0 if rows < couples else 1.5  # a trace is summed up for every output
         local = streams * ENTRY * bend.size if entrywise else 6 * bend.push
         return kept + couples * bend.pairs * (local + streams * ENTRY * A * bend.size)
-    if entrywise and A * C <= FEW:
-        return kept + ENTRY * A * C * C * bend.size * bend.pairs
     local = ENTRY * bend.size if entrywise else bend.push * (1 if bend.kind in _BY_PRODUCTS else 6)
-    if pairs_pay(A, C):
+    if pairs_pay(bend.kind, A, C):
         return kept + C * (C + 1) // 2 * bend.pairs * (local + BATCHED * A * bend.size)
     return kept + A * C * bend.pairs * (local + BATCHED * C * bend.size)
 
@@ -250,7 +248,7 @@ def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
         case "forward":
             return narrow + (1.8 if full else 1) * problem.second_rows(narrow)[0]  # products of pairs are kept, too
         case "adjoint":
-            return C + A + min(A * C, problem.second_rows(C)[0])
+            return C + A + (problem.second_rows(C)[0] if not full or pairs_pay(node.kind, A, C) else A * C)
         case _:
             return _carried(problem, strategy, node)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,30 +68,33 @@ class Adjoint(Strategy):
         seconds = map(_second, nodes, readings, captures)
         curved = list(zip(nodes, readings, seconds, tangents, adjoints, strict=True))
 
-        def summed(contract: Any, form: Form, nodes: list[Any], shape: tuple[int, ...], axis: int) -> Array:
+        def summed(terms: Any, form: Form, nodes: list[Any], shape: tuple[int, ...], axis: int) -> Array:
             zero = jnp.zeros(shape, y.real.dtype)
-            return join(sum((contract(form, *node, f.graph.discards).real for node in nodes), zero), y, axis=axis)
+            each = (term for node in nodes for term in terms(form, *node, f.graph.discards))
+            return join(_added([zero, *each]).real, y, axis=axis)
 
         def contracted(form: Form) -> Array:
             """The rows of a form (k, A), summed over the nodes; (A, n, n) where some go output by output."""
-            by_output = isinstance(form, Pairs) and form.is_triangle and not pairs_pay(outputs, form.count)
+            triangle = form if isinstance(form, Pairs) and form.is_triangle else None
             pairs, others = [], []
-            for node in curved:
-                (others if by_output and not node[0].straight else pairs).append(node)
+            for probe, *node in curved:
+                by_pairs = not triangle or probe.straight or pairs_pay(probe.node.kind, outputs, triangle.count)
+                (pairs if by_pairs else others).append((probe, *node))
             rows = summed(_rows, form, pairs, (form.rows, outputs), 1)
-            if not others:
+            if not triangle or not others:
                 return rows
-            whole = summed(_whole, form, others, (outputs, form.count, form.count), 0)  # pyright: ignore
-            return whole + form.matrix(rows) if pairs else whole  # pyright: ignore
+            whole = summed(_whole, form, others, (outputs, triangle.count, triangle.count), 0)
+            return whole + triangle.matrix(rows) if pairs else whole
 
         return request.results(y, columns, {name: contracted(form) for name, form in request.forms.items()}, rest)
 
 
-def pairs_pay(outputs: int, directions: int) -> bool:
-    """Whether a Hessian is contracted pair by pair, n (n + 1) / 2 products of tangents for all outputs, and not output
-    by output, A n products with adjoints for all directions.
+def pairs_pay(kind: Kind, outputs: int, directions: int) -> bool:
+    """Whether a node is contracted for a Hessian pair by pair, n (n + 1) / 2 products of tangents for all outputs, and
+    not output by output, A n products with adjoints for all directions.
     """
-    return directions + 1 < 2 * outputs or directions == 1
+    few = kind is Kind.ELEMENTWISE and outputs * directions <= FEW
+    return directions + 1 < 2 * outputs or directions == 1 or few
 
 
 def _adjoints(along: Callable[[list[Tangents]], Array], still: list[Tangents]) -> tuple[list[Tangents], int]:
@@ -116,38 +119,42 @@ def _second(probe: Probe, roots: Any, capture: Any) -> Any:
     return _over_steps(local, probe)(roots, capture)
 
 
-def _rows(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
+def _rows(
+    form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool
+) -> Iterator[Term]:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
         multiply = _large_products if probe.straight else _products
         part = lambda scaled, *both: multiply(_flat(form.products(both[0], both[-1])), _flat(scaled))
-        return _sum(
-            _summed_over_steps(part, probe)(scaled, *both)
-            for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards)
-        )
+        for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards):
+            yield _summed_over_steps(part, probe)(scaled, *both)
+        return
 
     if probe.node.kind is Kind.DETERMINANT:
-        return _products(_flat(form.log_determinant(*roots, *J)), _flat(adjoint[1]))
+        yield _products(_flat(form.log_determinant(*roots, *J)), _flat(adjoint[1]))
+        return
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
         local = lambda roots, capture, left, right: _second_derivative(_phi(probe.node, capture), roots, left, right)
         return _over_steps(local, probe)(roots, second, left, right)
 
-    rows = form.apply(bend, J)
-    return _sum(_products(_flat(r), _flat(lam)) for r, lam in zip(rows, adjoint, strict=True))
+    for rows, lam in zip(form.apply(bend, J), adjoint, strict=True):
+        yield _products(_flat(rows), _flat(lam))
 
 
-def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool) -> Array:
+def _whole(
+    form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoint: Tangents, discards: bool
+) -> Iterator[Term]:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
     if probe.node.kind is Kind.ELEMENTWISE:
-        return _sum(
-            _summed_over_steps(functools.partial(_matrix, repeated), probe)(scaled, *both)
-            for scaled, both, repeated in _pairs(probe, second, J, adjoint[0], discards)
-        )
+        for scaled, both, repeated in _pairs(probe, second, J, adjoint[0], discards):
+            yield _summed_over_steps(functools.partial(_matrix, repeated), probe)(scaled, *both)
+        return
 
     if probe.node.kind is Kind.DETERMINANT:
         left, right = curvature_factors(*roots, *J)
-        return contraction("ach,eh->ace", _flat(-adjoint[1][:, None, ..., None, None] * left[None], 2), _flat(right))
+        yield contraction("ach,eh->ace", _flat(-adjoint[1][:, None, ..., None, None] * left[None], 2), _flat(right))
+        return
 
     local = _pull_bilinear if probe.node.kind is Kind.BILINEAR else _pull
 
@@ -157,16 +164,17 @@ def _whole(form: Form, probe: Probe, roots: Any, second: Any, J: Tangents, adjoi
 
     pulled = jax.vmap(jax.vmap(along, in_axes=(None, 0)), in_axes=(0, None))(adjoint, J)
     if probe.node.kind is Kind.BILINEAR:
-        block = contraction("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1]))
-        return _with_transpose(block)
-    return _sum(contraction("ach,eh->ace", _flat(p, 2), _flat(t)) for p, t in zip(pulled, J, strict=True))
+        yield _with_transpose(contraction("ach,eh->ace", _flat(pulled[0], 2), _flat(J[1])))
+        return
+    for p, t in zip(pulled, J, strict=True):
+        yield contraction("ach,eh->ace", _flat(p, 2), _flat(t))
 
 
 def _matrix(repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
     """The matrices (A, n, n) of one of the `_pairs`."""
     left, right = both[0], both[-1]
-    if not repeated:
-        return _congruence(_flat(scaled), _flat(left), _flat(right), left is right)
+    if left is right:
+        return _congruence(_flat(scaled), _flat(left))
     block = contraction(
         "ach,eh->ace", _flat(_summed_products(scaled, left, repeated), 2), _flat(_once(right, repeated))
     )
@@ -216,20 +224,48 @@ def _once(array: Array, axes: Iterable[int]) -> Array:
 
 def _summed_products(scaled: Array, left: Array, axes: tuple[int, ...]) -> Array:
     """Sum over `axes` of scaled[a,..] left[c,..]: (A, n, ..), without these axes."""
+    if not axes:
+        return scaled[:, None] * left[None]
     names = "".join(chr(ord("A") + k) for k in range(scaled.ndim - 1))
     kept = "".join(name for k, name in enumerate(names, start=1 - scaled.ndim) if k not in axes)
     return contraction(f"a{names},c{names}->ac{kept}", scaled, left)
 
 
 FEW = 4
-"""Up to so many rows, sums over entries are taken one by one: matrix products of that size do not pay. Nor do products
-with one row, a matrix by a vector for each sample: XLA needs longer to compile and to run them."""
+"""Up to so many rows on either side, rows are multiplied entry by entry and summed: matrix products of that size do not
+pay. Nor do products with one row, a matrix by a vector for each sample: XLA needs longer to compile and to run them."""
 
 
-def _products(rows: Array, scaled: Array) -> Array:
+class Entries(NamedTuple):
+    """Rows (k, A) of sums over entries that are still to be taken: those of several nodes are added entry by entry, and
+    summed once. Each sum takes XLA as long to compile as all that is added.
+
+    Attributes:
+        array: (k, A, h).
+    """
+
+    array: Array
+
+
+Term = Array | Entries
+
+
+def _added(terms: Iterable[Term]) -> Array:
+    """The sum of the terms of all nodes."""
+    whole: list[Array] = []
+    alike: dict[tuple[int, ...], list[Array]] = {}
+    for term in terms:
+        if isinstance(term, Entries):
+            alike.setdefault(term.array.shape, []).append(term.array)
+        else:
+            whole.append(term)
+    return _sum([*whole, *(total(_sum(arrays)) for arrays in alike.values())])
+
+
+def _products(rows: Array, scaled: Array) -> Term:
     """sum_h rows[k,h] scaled[a,h]: (k, A)."""
     if scaled.shape[0] == 1 or rows.shape[0] * scaled.shape[0] <= FEW**2:
-        return total(rows[:, None] * scaled[None])
+        return Entries(rows[:, None] * scaled[None])
     return _large_products(rows, scaled)
 
 
@@ -238,22 +274,8 @@ def _large_products(rows: Array, scaled: Array) -> Array:
     return contraction("ah,kh->ak", scaled, rows).T
 
 
-def _congruence(scaled: Array, left: Array, right: Array, same: bool) -> Array:
-    """sum_h scaled[a,h] left[c,h] right[e,h], made symmetric in c and e unless left and right are the same:
-    (A, n, n).
-    """
-    if scaled.shape[0] * left.shape[0] > FEW:
-        if same:
-            return _large_congruence(scaled, left)
-        return _with_transpose(contraction("ach,eh->ace", scaled[:, None] * left[None], right))
-    # Split, not indexed: the transpose of a split is one concatenation, that of an index a sum of padded arrays.
-    each = jax.lax.split(left, (1,) * left.shape[0])
-    block = jnp.stack([total(scaled[:, None] * (one * right)[None]) for one in each], axis=1)
-    return block if same else _with_transpose(block)
-
-
 @jax.custom_jvp
-def _large_congruence(scaled: Array, both: Array) -> Array:
+def _congruence(scaled: Array, both: Array) -> Array:
     """sum_h scaled[a,h] both[c,h] both[e,h]: (A, n, n).
 
     What follows a change of any factor is one product and its own transpose. JAX would take two products, and two back;
@@ -262,11 +284,11 @@ def _large_congruence(scaled: Array, both: Array) -> Array:
     return contraction("ach,eh->ace", scaled[:, None] * both[None], both)
 
 
-@_large_congruence.defjvp
-def _large_congruence_along(at: tuple[Array, Array], along: tuple[Array, Array]) -> tuple[Array, Array]:
+@_congruence.defjvp
+def _congruence_along(at: tuple[Array, Array], along: tuple[Array, Array]) -> tuple[Array, Array]:
     (scaled, both), (more, tangent) = at, along
     half = scaled[:, None] * tangent[None] + more[:, None] * both[None] / 2
-    return _large_congruence(scaled, both), _with_transpose(contraction("ach,eh->ace", half, both))
+    return _congruence(scaled, both), _with_transpose(contraction("ach,eh->ace", half, both))
 
 
 def _with_transpose(block: Array) -> Array:
@@ -303,13 +325,16 @@ def _over_steps(local: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
     return local
 
 
-def _summed_over_steps(local: Callable[..., Array], probe: Probe) -> Callable[..., Array]:
+def _summed_over_steps(local: Callable[..., Term], probe: Probe) -> Callable[..., Term]:
     """`local` once for each step of the scans around a node, and their sum. A scan leaves the steps in front of the
     samples: one contraction over steps and entries would have to move all of it.
     """
+    if not probe.lengths:
+        return local
+    summed = lambda *arrays: _added([local(*arrays)])
     for _ in probe.lengths:
-        local = lambda *arrays, local=local: jnp.sum(jax.vmap(local, in_axes=1)(*arrays), axis=0)
-    return local
+        summed = lambda *arrays, step=summed: jnp.sum(jax.vmap(step, in_axes=1)(*arrays), axis=0)
+    return summed
 
 
 def _flat(array: Array, leading: int = 1) -> Array:
