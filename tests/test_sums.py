@@ -47,6 +47,8 @@ def test_it_is_a_sum_under_every_transformation():
     [
         (lambda x: jnp.sum(x * x, -1), True),
         (lambda x: jnp.sum(x**3, 1), True),
+        (lambda x: jnp.sum(-(x * x), -1), True),
+        (lambda x: jnp.sum(-x, -1), False),
         (lambda x: jnp.sum(x + 1, -1), False),  # no products
         (lambda x: jnp.sum(x * x, 0), False),  # not the last axis
         (lambda x: jnp.sum(x * x), False),  # not alone

@@ -124,8 +124,11 @@ def _has_hash(value: Any) -> bool:
 
 
 def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-    """The same; long sums of products over the last axis as `nablax.graph.sums` has them."""
-    products = {eqn.outputs[0] for eqn in equations if eqn.primitive in _PRODUCTS}
+    """The same; long sums of products over the last axis, or of their negatives, as `nablax.graph.sums` has them."""
+    products: set[Atom] = set()
+    for eqn in equations:
+        if eqn.primitive in _PRODUCTS or (eqn.primitive is primitives.neg_p and eqn.inputs[0] in products):
+            products.update(eqn.outputs)
 
     def replaced(eqn: Equation) -> Equation:
         if eqn.primitive is not primitives.reduce_sum_p or eqn.inputs[0] not in products:
