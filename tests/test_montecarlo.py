@@ -61,7 +61,7 @@ def test_derivatives_of_every_order_are_exact_under_quadrature(name, order):
     wanted = lambda p: parts(exact(p))
     for _ in range(order):
         found, wanted = jax.jacfwd(found) if order == 2 else jax.jacrev(found), jax.jacrev(wanted)
-    found, wanted = jax.jit(found)(AT), wanted(AT)
+    found, wanted = jax.jit(found)(AT), jax.jit(wanted)(AT)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * max(1, float(jnp.abs(b).max())))
 
