@@ -16,6 +16,7 @@ from nablax.graph import trace
 from nablax.graph.dense import dense_p
 from nablax.graph.determinants import _inverse, by_products, slogdet
 from nablax.graph.nodes import Kind
+from nablax.graph.products import product_p
 from nablax.graph.sums import total_p
 from nablax.graph.trace import equations
 from nablax.strategies.adjoint import _congruence
@@ -393,7 +394,7 @@ def test_a_log_determinant_takes_one_product_for_each_direction():
     model = lambda r: jnp.linalg.slogdet(_matrices(r)[0])[1]
     for want in (nablax.hessian, nablax.hessian_diagonal):
         jaxpr = jax.make_jaxpr(want(model, strategy="forward", chunk_size=None))(draw(2, N, 3)).jaxpr
-        products = [eqn.outvars[0].aval.size for eqn in equations(jaxpr) if eqn.primitive is DOT_GENERAL]
+        products = [eqn.outvars[0].aval.size for eqn in equations(jaxpr) if eqn.primitive is product_p]
         assert max(products) == 2 * 12 * N * N
 
 

@@ -79,6 +79,7 @@ def bilinear_primitive(
     by_first: Callable[..., Any],
     by_second: Callable[..., Any],
     batched: Callable[..., Any],
+    on_cpu: Callable[..., Any] | None = None,
 ) -> Any:
     """A primitive of two operands, linear in each, that every transformation of JAX knows.
 
@@ -89,11 +90,14 @@ def bilinear_primitive(
         by_first, by_second: ``(cotangent, x, y, **params)``, the transpose with respect to one operand, of which only
             the ``aval`` is given.
         batched: ``((x, y), axes, **params) -> (result, axis)``.
+        on_cpu: the same as `compute` for CPUs, if they are to do it otherwise.
     """
     primitive = Primitive(name)
     primitive.def_impl(compute)
     primitive.def_abstract_eval(lambda x, y, **params: ShapedArray(*shape(x, y, **params)))
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    if on_cpu is not None:
+        mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
     ad.defbilinear(primitive, by_first, by_second)
     batching.primitive_batchers[primitive] = batched
     return primitive

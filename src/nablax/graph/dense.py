@@ -7,6 +7,7 @@ into another order first, which can cost more than the product. Here they are me
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax._compat import bilinear_primitive
+from nablax.graph.products import in_type_of, product
 
 
 def dense(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
@@ -44,28 +46,24 @@ def _shape(x: Any, W: Any, *, axis: int, preferred_element_type: Any, **_: Any) 
 
 
 def _by_x(cotangent: Array, x: Any, W: Array, *, axis: int, **how: Any) -> Array:
-    return _as(x, dense(cotangent, W, axis=1 - axis, **how))
+    return in_type_of(x, dense(cotangent, W, axis=1 - axis, **how))
 
 
 def _by_W(cotangent: Array, x: Array, W: Any, *, axis: int, **how: Any) -> Array:
     first, second = (x, cotangent) if axis == 0 else (cotangent, x)
     if x.ndim == 1:
-        return _as(W, jnp.outer(first, second))
+        return in_type_of(W, jnp.outer(first, second))
     first, second = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
-    return _as(W, jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())), **how))
+    return in_type_of(W, jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())), **how))
 
 
-def _as(operand: Any, cotangent: Array) -> Array:
-    """In the dtype of the operand; a real factor of a complex product receives the real part."""
-    real = jnp.iscomplexobj(cotangent) and not jnp.issubdtype(operand.aval.dtype, jnp.complexfloating)
-    return (cotangent.real if real else cotangent).astype(operand.aval.dtype)
-
-
-def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
+def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], *, axis: int, **how: Any) -> tuple[Array, int]:
     (x, W), (x_axis, W_axis) = operands, axes
     if W_axis is None:
-        return dense_p.bind(jnp.moveaxis(x, x_axis, 0), W, **params), 0
-    return jax.vmap(lambda x, W: _product(x, W, **params), in_axes=(x_axis, W_axis))(x, W), 0
+        return dense(jnp.moveaxis(x, x_axis, 0), W, axis=axis, **how), 0
+    leading = string.ascii_letters[2 : x.ndim + 1 - (x_axis is not None)]  # h and k are a and b here
+    names = {"first": leading + "a", "second": "ab" if axis == 0 else "ba", "out": leading + "b"}
+    return jax.vmap(lambda x, W: product(x, W, **names, **how), in_axes=(x_axis, W_axis))(x, W), 0
 
 
 dense_p = bilinear_primitive("dense", _product, _shape, _by_x, _by_W, _batched)

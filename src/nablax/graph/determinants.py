@@ -14,7 +14,7 @@ so.
 
 from __future__ import annotations
 
-import functools
+import string
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nablax._compat import CUSTOM_JVP, jaxpr_of, matrix_primitive
+from nablax.graph.products import product
 
 
 def slogdet(A: Array) -> tuple[Array, Array]:
@@ -60,7 +61,12 @@ def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     return inverse, -_times(_times(inverse, *tangents), inverse)
 
 
-_times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+def _times(A: Array, B: Array) -> Array:
+    """Products of matrices, along all leading axes of the one that has more of them."""
+    leading = string.ascii_letters[3 : max(A.ndim, B.ndim) + 1]
+    own = lambda matrices: leading[len(leading) + 2 - matrices.ndim :]
+    how = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": None}
+    return product(A, B, first=own(A) + "ab", second=own(B) + "bc", out=leading + "ac", **how)
 
 
 def by_products(eqn: Any) -> Any:

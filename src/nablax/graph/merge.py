@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from jax.extend.core import primitives
 
-from nablax._compat import BROADCAST
+from nablax._compat import BROADCAST, DOT_GENERAL
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+from nablax.graph.products import as_product, product_p
 from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
 from nablax.graph.sums import total_p
 
@@ -73,7 +74,7 @@ def merged(flat: Flat) -> Flat:
             filled[eqn.outputs[0]] = number
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
-    return Flat(flat.inputs, outputs, _with_totals(_with_pairs(_needed(kept, outputs))))
+    return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(_needed(kept, outputs)))))
 
 
 def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
@@ -138,6 +139,18 @@ def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
         if not last or aval.shape[-1] < _LONG or aval.dtype not in (np.float32, np.float64):
             return eqn
         return replace(eqn, primitive=total_p, params={"length": aval.shape[-1]})
+
+    return tuple(map(replaced, equations))
+
+
+def _with_products(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
+    """The same; products of matrices as `nablax.graph.products` has them."""
+
+    def replaced(eqn: Equation) -> Equation:
+        if eqn.primitive is not DOT_GENERAL or any(isinstance(atom, Constant) for atom in eqn.inputs):
+            return eqn
+        found = as_product((_type(eqn.inputs[0]), _type(eqn.inputs[1])), eqn.params)
+        return replace(eqn, primitive=product_p, params=found) if found else eqn
 
     return tuple(map(replaced, equations))
 
