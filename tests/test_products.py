@@ -132,3 +132,15 @@ def test_gradients_of_attention(want, strategy):
 def laplacian(f, x):
     H = jax.hessian(f)(x)
     return jnp.einsum("aijij->a", H)
+
+
+def test_a_model_that_holds_one_is_read_as_a_graph():
+    """That samples are independent is proved through it, and parameters are found behind it."""
+    p, X = [draw(3, 8) / 2, draw(3, 8), draw(3, 8) / 3], draw(5, 7, 3)
+    batch = lambda p, X: nablax.jacobian(attention)(p, X).sum((2, 3))
+    assert nablax.jacobian(nablax.per_sample(batch))(p, X).shape == (5, 4, 7, 3)
+    one = lambda p, x: nablax.laplacian(attention)(p, x[None])[0]
+    J = jax.jit(jax.vmap(jax.jacrev(one), (None, 0)))(p, X)
+    J = jnp.concatenate([leaf.reshape(5, 4, -1) for leaf in J], -1)
+    expected, found = jnp.einsum("dab,ecb->daec", J, J), nablax.parameter_jacobian(one)(p, X).gram()
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-9, atol=1e-9)

@@ -90,8 +90,8 @@ def test_samples_that_are_summed_are_coupled():
         nablax.jacobian(nablax.per_sample(coupled))(W, X)
 
 
-@pytest.mark.parametrize("want, sums", [("hessian", 2), ("laplacian", 2)])
-def test_layers_of_one_width_are_summed_at_once(want, sums):
+@pytest.mark.parametrize("want", ["hessian", "laplacian"])
+def test_layers_of_one_width_are_summed_at_once(want):
     """The first layer's tangents are its weights, and it is a product; then come two of 40 and one of 33 entries."""
     p = [draw(a, b) / 3 for a, b in ((3, 40), (40, 40), (40, 40), (40, 33), (33, 1))]
 
@@ -101,7 +101,7 @@ def test_layers_of_one_width_are_summed_at_once(want, sums):
         return (x @ p[-1])[0]
 
     ours = getattr(nablax, want)(model, strategy="adjoint")
-    assert str(jax.make_jaxpr(ours)(p, X)).count(" total[") == sums
+    assert str(jax.make_jaxpr(ours)(p, X)).count(" total[") == 2
     hessian = jax.jit(jax.vmap(jax.hessian(model, 1), (None, 0)))(p, X)
     expected = hessian if want == "hessian" else jnp.trace(hessian, axis1=1, axis2=2)
     np.testing.assert_allclose(jax.jit(ours)(p, X), expected, rtol=1e-10)
