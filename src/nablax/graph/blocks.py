@@ -22,6 +22,7 @@ from nablax._compat import SPLIT, STACK, UNSTACK
 from nablax.graph.dense import dense_p
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Node, Program
+from nablax.graph.once import once_p
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,5 +190,5 @@ _RULES: dict[Any, _Rule] = {
 
 _ENTRYWISE = frozenset(
     {p.add_p, p.sub_p, p.neg_p, p.mul_p, p.div_p, p.convert_element_type_p, p.copy_p, p.select_n_p, p.real_p, p.imag_p}
-    | {p.max_p, p.min_p, p.abs_p, p.clamp_p, p.conj_p}
+    | {p.max_p, p.min_p, p.abs_p, p.clamp_p, p.conj_p, once_p}
 )

@@ -95,6 +95,9 @@ NOT_HOLOMORPHIC = _present("abs", "max", "min", "clamp", "atan2")
 # A model that is made of these and of linear maps has kinks, and no curvature between them.
 KINKS = _CHOICES | _present("reduce_max", "reduce_min", "cummax", "cummin", "sort", "custom_jvp_call")
 
+# Their derivatives look for the operands that are equal to the result.
+EXTREMES = _present("reduce_max", "reduce_min", "scatter_max", "scatter_min")
+
 # Linear in the first operand, for any value of the second.
 LINEAR_IN_FIRST = _present("div")
 

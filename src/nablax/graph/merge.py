@@ -20,6 +20,7 @@ from jax.extend.core import primitives
 
 from nablax._compat import BROADCAST, DOT_GENERAL
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+from nablax.graph.needed import needed
 from nablax.graph.products import as_product, product_p
 from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
 from nablax.graph.sums import total_p
@@ -74,7 +75,7 @@ def merged(flat: Flat) -> Flat:
             filled[eqn.outputs[0]] = number
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
-    return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(_needed(kept, outputs)))))
+    return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(needed(kept, outputs)))))
 
 
 def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
@@ -170,13 +171,3 @@ def _with_pairs(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
             yield replace(eqn, primitive=sine_and_cosine_p, outputs=(both[sine_p], both[cosine_p]))
 
     return tuple(new for eqn in equations for new in replaced(eqn))
-
-
-def _needed(equations: list[Equation], outputs: tuple[Atom, ...]) -> tuple[Equation, ...]:
-    """The equations that the outputs depend on, and those that do more than return a result."""
-    wanted, found = set(outputs), []
-    for eqn in reversed(equations):
-        if eqn.effects or not eqn.outputs or not wanted.isdisjoint(eqn.outputs):
-            wanted.update(eqn.inputs)
-            found.append(eqn)
-    return tuple(reversed(found))

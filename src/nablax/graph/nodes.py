@@ -23,6 +23,7 @@ from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, loop_arity
 from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.determinants import slogdet_p
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
+from nablax.graph.needed import carriers, written_out
 from nablax.graph.once import worth_a_call
 
 Values = Mapping[Variable, Any]
@@ -158,16 +159,21 @@ def _repeated(eqn: Equation) -> tuple[int, ...]:
     return tuple(k - len(shape) for k, size in enumerate(shape) if k not in kept and size > 0)
 
 
-def program(flat: Flat, varying: Sequence[Variable], table: Table = JAX) -> Program:
-    """Group the equations of `flat` into steps, where the inputs `varying` carry derivatives."""
-    return _Builder(flat, set(varying), table).build()
+def program(
+    flat: Flat, varying: Sequence[Variable], table: Table = JAX, derived: Sequence[Atom] | None = None
+) -> Program:
+    """Group the equations of `flat` into steps, where the inputs `varying` carry derivatives, as far as the outputs
+    `derived` have them; by default all.
+    """
+    derived = flat.outputs if derived is None else derived
+    return _Builder(flat, set(varying), table, carriers(flat, derived, table)).build()
 
 
 class _Builder:
     """The state of one grouping: which variables vary, and the open elementwise chains."""
 
-    def __init__(self, flat: Flat, varying: set[Variable], table: Table) -> None:
-        self.flat, self.varying, self.table = flat, varying, table
+    def __init__(self, flat: Flat, varying: set[Variable], table: Table, carriers: frozenset[Variable]) -> None:
+        self.flat, self.varying, self.table, self.carriers = flat, varying, table, carriers
         # Variable -> (root, equations from the root to it). A chain becomes a node when somebody outside needs its end.
         self.chains: dict[Variable, tuple[Variable, tuple[Equation, ...]]] = {}
         self.placed: set[Variable] = set()
@@ -177,16 +183,16 @@ class _Builder:
         for eqn in self.flat.equations:
             moving = [a for a in eqn.inputs if isinstance(a, Variable) and a in self.varying]
             carrying = tuple(o for o in eqn.outputs if jnp.issubdtype(o.aval.dtype, jnp.inexact))
-            if not moving or not carrying or eqn.primitive in self.table.zero:
+            if not moving or self.carriers.isdisjoint(carrying) or eqn.primitive in self.table.zero:
                 self._place(*eqn.inputs)
                 self.steps.append(eqn)
-            elif self._is_elementwise(eqn, moving):
+                continue
+            if self._is_elementwise(eqn, moving):
                 self._chain(eqn, moving)
             else:
                 self._place(*eqn.inputs)
                 self.steps.append(self._node(eqn, moving, carrying))
-            if moving and eqn.primitive not in self.table.zero:
-                self.varying.update(carrying)
+            self.varying.update(carrying)
         self._place(*self.flat.outputs)
         return Program(self.flat, tuple(self.steps), frozenset(self.varying))
 
@@ -267,7 +273,7 @@ class _Builder:
 
     def _loop(self, eqn: Equation, carrying: tuple[Variable, ...]) -> Node:
         """A scan: find which of the carried values come to depend on x, then group its body."""
-        body = inline(eqn.params["jaxpr"], self.table, loops=False)
+        body = written_out(eqn.params["jaxpr"], self.table)
         constants, carries = loop_arity(eqn.params)
         moves = [isinstance(a, Variable) and a in self.varying for a in eqn.inputs]
         while True:

@@ -18,7 +18,8 @@ from jax import Array
 from nablax._compat import SELECT, jaxpr_of
 from nablax.graph.blocks import Blocks, blocks
 from nablax.graph.classify import JAX, KINKS, Table
-from nablax.graph.inline import Flat, inline
+from nablax.graph.inline import Flat
+from nablax.graph.needed import written_out
 from nablax.graph.nodes import Program, program
 from nablax.graph.probes import probes, run
 
@@ -71,13 +72,13 @@ class Graph:
 
     @cached_property
     def flat(self) -> Flat:
-        """The equations, calls and short loops written out."""
-        return inline(self.closed, self.table, loops=False)
+        """The equations that serve a result, calls and short loops written out."""
+        return written_out(self.closed, self.table)
 
     @cached_property
     def program(self) -> Program:
-        """The equations grouped into nodes, for derivatives by v."""
-        return program(self.flat, self.flat.inputs[-1:], self.table)
+        """The equations grouped into nodes, for derivatives of y by v."""
+        return program(self.flat, self.flat.inputs[-1:], self.table, self.flat.outputs[:1])
 
     @cached_property
     def blocks(self) -> Blocks | None:

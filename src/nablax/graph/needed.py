@@ -1,0 +1,62 @@
+"""What of a graph its results need, for their values and for their derivatives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from nablax.graph.classify import EXTREMES, JAX, Table
+from nablax.graph.inline import Atom, Equation, Flat, Variable, inline
+from nablax.graph.once import once_p
+
+
+def written_out(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
+    """The equations of a closed jaxpr as derivatives are taken of them: those that serve a result, calls written out
+    and, without `loops`, short loops; what a maximum is taken of is computed once.
+
+    XLA contracts ``a * b + c`` to one rounding or not, as it finds it, wherever it computes it again. The maximum is
+    then equal to none of the entries, and its derivative 0 / 0, or to another: plain JAX returns such derivatives.
+    """
+    flat = inline(closed, table, loops=loops)
+    flat = replace(flat, equations=needed(flat.equations, flat.outputs))
+    derived = carriers(flat, flat.outputs, table)
+    extreme = lambda eqn: eqn.primitive in EXTREMES and not derived.isdisjoint(eqn.outputs)
+    equations = (_of_fenced(eqn, derived) if extreme(eqn) else (eqn,) for eqn in flat.equations)
+    return replace(flat, equations=tuple(itertools.chain.from_iterable(equations)))
+
+
+def _of_fenced(eqn: Equation, derived: frozenset[Variable]) -> Iterator[Equation]:
+    """The same equation, behind others that hand its operands on as they are, computed once."""
+    inputs = list(eqn.inputs)
+    for place, atom in enumerate(eqn.inputs):
+        if isinstance(atom, Variable) and atom in derived:
+            inputs[place] = fenced = Variable(atom.aval)
+            yield Equation(once_p, (atom,), (fenced,), {}, eqn.context, eqn.calls)
+    yield replace(eqn, inputs=tuple(inputs))
+
+
+def needed(equations: Iterable[Equation], outputs: Iterable[Atom]) -> tuple[Equation, ...]:
+    """The equations that the outputs depend on, and those that do more than return a result."""
+    wanted, found = set(outputs), []
+    for eqn in reversed(tuple(equations)):
+        if eqn.effects or not eqn.outputs or not wanted.isdisjoint(eqn.outputs):
+            wanted.update(eqn.inputs)
+            found.append(eqn)
+    return tuple(reversed(found))
+
+
+def carriers(flat: Flat, outputs: Iterable[Atom], table: Table = JAX) -> frozenset[Variable]:
+    """The variables on which `outputs` depend with a derivative."""
+    found: set[Variable] = set(_carrying(outputs))
+    for eqn in reversed(flat.equations):
+        if eqn.primitive not in table.zero and not found.isdisjoint(eqn.outputs):
+            found.update(_carrying(eqn.inputs))
+    return frozenset(found)
+
+
+def _carrying(atoms: Iterable[Atom]) -> Iterator[Variable]:
+    return (atom for atom in atoms if isinstance(atom, Variable) and jnp.issubdtype(atom.aval.dtype, jnp.inexact))
