@@ -8,6 +8,7 @@ from reference import assert_close
 from scenarios import Draw
 
 import nablax
+from nablax.errors import OptionError
 
 
 @pytest.mark.parametrize("want", TRANSFORMS)
@@ -134,6 +135,36 @@ def test_export():
     f = jax.jit(nablax.hessian(model))
     exported = jax.export.export(f)(PARAMS, X)
     assert_close(exported.call(PARAMS, X), expected(model)["hessian"])
+
+
+def symbolic():
+    """Types of the arguments, the number of samples a symbol."""
+    (samples,) = jax.export.symbolic_shape("samples")
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS)
+    return params, jax.ShapeDtypeStruct((samples, *X.shape[1:]), X.dtype)
+
+
+@pytest.mark.parametrize("want", TRANSFORMS)
+def test_export_for_any_number_of_samples(want):
+    exported = jax.export.export(jax.jit(getattr(nablax, want)(model)))(*symbolic())
+    for some in (X, X[:1]):
+        assert_close(exported.call(PARAMS, some), expected(model, X=some)[want])
+    loss = lambda p: jnp.sum(exported.call(p, X) ** 2)
+    assert_close(jax.grad(loss)(PARAMS), jax.grad(lambda p: jnp.sum(expected(model, p)[want] ** 2))(PARAMS), 1e-9)
+
+
+def test_export_of_parameter_derivatives_for_any_number_of_samples():
+    operator = nablax.parameter_jacobian(model)
+    exported = jax.export.export(jax.jit(lambda p, X: (operator(p, X).dense(), operator(p, X).gram())))(*symbolic())
+    found = exported.call(PARAMS, X)
+    assert_close(found, (operator(PARAMS, X).dense(), operator(PARAMS, X).gram()))
+
+
+@pytest.mark.parametrize("options", [{"chunk_size": 2}, {"memory_budget": "1 MiB"}, {"strategy": "autotune"}])
+def test_what_needs_the_number_of_samples_says_so(options):
+    export = jax.export.export(jax.jit(nablax.hessian(model, **options)))
+    with pytest.raises(OptionError, match="the symbol samples, and chunk_size as a number, memory_budget and strategy"):
+        export(*symbolic())
 
 
 def test_eval_shape():

@@ -155,7 +155,9 @@ class Call:
         table = default_table if options.table is None else options.table
         sample = OneSample.of(rebuild, arrays, batch, args, wants, options.has_aux, table)
         present.check(sample)
-        problem = Problem(sample.graph, wants, batch.samples, options.chunk_size, options.budget)
+        bounded = options.budget is not None or options.strategy == "autotune"
+        samples, chunk_size = batch.planned(options.chunk_size, bounded)
+        problem = Problem(sample.graph, wants, samples, chunk_size, options.budget)
         if options.budget is not None:
             check_result(batch.samples * sample.size_of_result(present), problem)
         return cls(sample, batch, present, options, problem)

@@ -372,7 +372,7 @@ class ParameterJacobian(eqx.Module):
     def _check_fits(self, what: str, size: int) -> None:
         budget = self._operands.setting.budget
         limit = memory_of_device() if budget is None else budget
-        if size > limit:
+        if isinstance(size, int) and size > limit:  # nothing is known of a symbolic number of samples
             bound = "the device has" if budget is None else "memory_budget allows"
             raise MemoryBudgetError(
                 f"{what} of an operator of shape {self.shape} takes {readable(size)}, and {bound} {readable(limit)}. "

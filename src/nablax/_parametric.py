@@ -251,10 +251,9 @@ class Parametric:
         return map_samples(run, batched, self._chunk_size(each))
 
     def _chunk_size(self, each: float) -> int | None:
-        setting = self.setting
-        if not isinstance(setting.chunk_size, str):
-            return setting.chunk_size
-        return samples_that_fit(each, self.batch.samples, setting.budget, PASS_BYTES)
+        budget = self.setting.budget
+        samples, chunk_size = self.batch.planned(self.setting.chunk_size, budget is not None)
+        return samples_that_fit(each, samples, budget, PASS_BYTES) if isinstance(chunk_size, str) else chunk_size
 
     @property
     def _itemsize(self) -> int:

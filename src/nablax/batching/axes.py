@@ -30,6 +30,22 @@ class Batch:
     samples: int
     wrt: int
 
+    def planned(self, chunk_size: int | str | None, bounded: bool) -> tuple[int, int | str | None]:
+        """(D, chunk size) to plan for; `bounded` says that other options need D.
+
+        Of a number that is only a name (`jax.export.symbolic_shape`) nothing is known: the plan is that of one sample,
+        and all go through at once.
+        """
+        if isinstance(self.samples, int):
+            return self.samples, chunk_size
+        if bounded or isinstance(chunk_size, int):
+            raise OptionError(
+                f"the number of samples is the symbol {self.samples}, and chunk_size as a number, memory_budget and "
+                'strategy="autotune" need to know it. Leave them out: all samples then go through the model at once; '
+                "or trace for a number of samples that is known."
+            )
+        return 1, None
+
     def split(self, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """(batched leaves with the samples on axis 0, shared leaves)."""
         batched = [

@@ -24,9 +24,9 @@ def chunk_shape(samples: int, size: int | None) -> tuple[int, int]:
     """(number of chunks, samples in each): at most `size` in each, with as little padding as possible.
 
     An exact divisor of `samples` down to half of `size` is preferred: it needs no padding, and no copy of the results
-    to cut the padding off.
+    to cut the padding off. A number that is only a name (`jax.export.symbolic_shape`) cannot be divided: one chunk.
     """
-    if size is None or size >= samples:
+    if size is None or not isinstance(samples, int) or size >= samples:
         return 1, samples
     for candidate in range(size, size // 2, -1):
         if samples % candidate == 0:
@@ -98,10 +98,10 @@ def sum_over_chunks(function: Callable[[list[Array]], PyTree], batched: list[Arr
     What is left over after full chunks goes through by itself: a sum has no room for repeated samples.
     """
     samples = batched[0].shape[0]
-    _, width = chunk_shape(samples, size)
-    count, rest = divmod(samples, width)
-    if count == 1 and not rest:
+    chunks, width = chunk_shape(samples, size)
+    if chunks == 1:
         return function(batched)
+    count, rest = divmod(samples, width)
     function = jax.checkpoint(function, prevent_cse=False)
     whole = [leaf[: count * width].reshape(count, width, *leaf.shape[1:]) for leaf in batched]
     add = lambda total, more: jax.tree.map(jnp.add, total, more)
