@@ -1,5 +1,7 @@
 """What a graph's results do not need is left out, and a maximum is taken of values that are computed once."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from nablax.graph.classify import EXTREMES
 from nablax.graph.needed import carriers, written_out
 from nablax.graph.nodes import program
 from nablax.graph.once import once_p
+from nablax.graph.trace import trace
 
 X = jnp.asarray(np.random.default_rng(2).normal(size=(64, 4)))
 THIRDS = jnp.asarray([0, 0, 1])
@@ -86,6 +89,16 @@ def test_only_what_y_is_made_of_carries_derivatives():
     nodes = program(flat, [v], derived=flat.outputs[:1]).nodes
     assert [eqn.primitive.name for node in nodes for eqn in node.equations] == ["reduce_sum", "integer_pow"]
     assert len(program(flat, [v]).nodes) == 3
+
+
+def test_choices_that_carry_no_derivative_do_not_count():
+    # logsumexp chooses whether its maximum is finite; nothing is derived by that
+    traced = lambda function: trace(lambda v: [function(v).ravel()], [], jax.ShapeDtypeStruct((4,), jnp.float64))
+    assert not traced(jax.nn.logsumexp).discards
+    assert traced(lambda x: jnp.where(x > 0, jnp.sqrt(x), x)).discards
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert jnp.all(nablax.hessian(lambda x: x - jax.lax.stop_gradient(jnp.max(x)))(X) == 0)
 
 
 def test_auxiliary_results_that_are_not_finite_leave_derivatives_alone():

@@ -20,7 +20,7 @@ from nablax.graph.blocks import Blocks, blocks
 from nablax.graph.classify import JAX, KINKS, Table
 from nablax.graph.inline import Flat
 from nablax.graph.needed import written_out
-from nablax.graph.nodes import Program, program
+from nablax.graph.nodes import Loop, Program, program
 from nablax.graph.probes import probes, run
 
 
@@ -63,12 +63,12 @@ class Graph:
     @cached_property
     def has_only_kinks(self) -> bool:
         """Whether the graph is piecewise linear without being linear: no curvature between its kinks."""
-        return not probes(self.program) and bool(self.varying_primitives & KINKS)
+        return not probes(self.program) and bool(self.carrying_primitives & KINKS)
 
     @cached_property
     def discards(self) -> bool:
         """Whether the graph chooses between values (``where``), so that what is not chosen may be NaN or infinite."""
-        return SELECT in self.varying_primitives
+        return SELECT in self.carrying_primitives
 
     @cached_property
     def flat(self) -> Flat:
@@ -84,6 +84,11 @@ class Graph:
     def blocks(self) -> Blocks | None:
         """Which values depend on their own block of v alone, if any curved one does."""
         return blocks(self.program)
+
+    @cached_property
+    def carrying_primitives(self) -> frozenset[Any]:
+        """The primitives, at any depth, that derivatives of y by v go through."""
+        return frozenset(_carrying(self.program))
 
     @cached_property
     def varying_primitives(self) -> frozenset[Any]:
@@ -118,6 +123,17 @@ def trace(
 ) -> Graph:
     """Trace ``function(*others, v) -> [y, *rest]`` for the given shapes."""
     return Graph(jax.make_jaxpr(function)(*others, v), table)
+
+
+def _carrying(program: Program) -> Iterator[Any]:
+    for node in program.nodes:
+        if isinstance(node, Loop):
+            yield from _carrying(node.body)
+            continue
+        for eqn in node.equations:
+            yield eqn.primitive
+            for inner in jex.jaxprs_in_params(eqn.params):
+                yield from (eqn.primitive for eqn in equations(jaxpr_of(inner)))
 
 
 def varying(jaxpr: Any, variables: set[Any]) -> Iterator[Any]:
