@@ -18,8 +18,8 @@ def written_out(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
     """The equations of a closed jaxpr as derivatives are taken of them: those that serve a result, calls written out
     and, without `loops`, short loops; what a maximum is taken of is computed once.
 
-    XLA contracts ``a * b + c`` to one rounding or not, as it finds it, wherever it computes it again. The maximum is
-    then equal to none of the entries, and its derivative 0 / 0, or to another: plain JAX returns such derivatives.
+    XLA contracts ``a * b + c`` to one rounding or not, as it finds it, wherever it computes it again. The maximum may
+    then be equal to none of the entries, and its derivative 0 / 0, or a wrong number: so it is in plain JAX.
     """
     flat = inline(closed, table, loops=loops)
     flat = replace(flat, equations=needed(flat.equations, flat.outputs))
