@@ -140,7 +140,7 @@ CASES = [
     ),
     Case(
         'D, = jax.export.symbolic_shape("D")\n'
-        'f = jax.jit(nablax.hessian(model, chunk_size=64))\n'
+        "f = jax.jit(nablax.hessian(model, chunk_size=64))\n"
         'jax.export.export(f)(M, jax.ShapeDtypeStruct((D, 4), "float32"))',
         "A program for any number of samples cannot be cut into chunks of 64.",
         "Leave chunk_size, memory_budget and autotune out, or export for a number of samples that is known.",
