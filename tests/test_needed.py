@@ -9,7 +9,7 @@ import pytest
 
 import nablax
 from nablax.graph.classify import EXTREMES
-from nablax.graph.needed import carriers, written_out
+from nablax.graph.needed import carriers, prepared
 from nablax.graph.nodes import program
 from nablax.graph.once import once_p
 from nablax.graph.trace import trace
@@ -62,7 +62,7 @@ def test_parameter_derivatives_of_a_maximum():
 
 
 def graph(function, size=4):
-    return written_out(jax.make_jaxpr(function)(jnp.ones(size)))
+    return prepared(jax.make_jaxpr(function)(jnp.ones(size)))
 
 
 def test_only_the_operands_of_derived_maxima_are_computed_once():

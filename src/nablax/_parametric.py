@@ -21,7 +21,7 @@ from nablax._types import Model, PyTree
 from nablax.batching.axes import Batch
 from nablax.batching.chunks import map_samples, sum_over_chunks
 from nablax.graph.classify import Table
-from nablax.graph.needed import written_out
+from nablax.graph.needed import prepared
 from nablax.graph.trace import varying
 from nablax.parameters.factors import Block, derive
 from nablax.parameters.modes import breaks_holomorphy, coordinates, rows_of
@@ -139,7 +139,7 @@ class Parametric:
     @cached_property
     def split(self) -> Split:
         """The graph with its seams."""
-        flat = written_out(self.closed, self.setting.table, loops=True)
+        flat = prepared(self.closed, self.setting.table, loops=True)
         place = {number: leaf for leaf, number in enumerate(self.leaves)}
         marks = []
         for number, variable in enumerate(flat.inputs):

@@ -14,7 +14,7 @@ from nablax.graph.inline import Atom, Equation, Flat, Variable, inline
 from nablax.graph.once import once_p
 
 
-def written_out(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
+def prepared(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
     """The equations of a closed jaxpr as derivatives are taken of them: those that serve a result, calls written out
     and, without `loops`, short loops; what a maximum is taken of is computed once.
 
@@ -51,12 +51,13 @@ def needed(equations: Iterable[Equation], outputs: Iterable[Atom]) -> tuple[Equa
 
 def carriers(flat: Flat, outputs: Iterable[Atom], table: Table = JAX) -> frozenset[Variable]:
     """The variables on which `outputs` depend with a derivative."""
-    found: set[Variable] = set(_carrying(outputs))
+    found = set(floating(outputs))
     for eqn in reversed(flat.equations):
         if eqn.primitive not in table.zero and not found.isdisjoint(eqn.outputs):
-            found.update(_carrying(eqn.inputs))
+            found.update(floating(eqn.inputs))
     return frozenset(found)
 
 
-def _carrying(atoms: Iterable[Atom]) -> Iterator[Variable]:
-    return (atom for atom in atoms if isinstance(atom, Variable) and jnp.issubdtype(atom.aval.dtype, jnp.inexact))
+def floating(atoms: Iterable[Atom]) -> tuple[Variable, ...]:
+    """The variables among `atoms` that can have derivatives: real or complex numbers, not whole ones."""
+    return tuple(a for a in atoms if isinstance(a, Variable) and jnp.issubdtype(a.aval.dtype, jnp.inexact))

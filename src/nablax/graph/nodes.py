@@ -23,7 +23,7 @@ from nablax._compat import BROADCAST, CUSTOM_JVP, SCAN, loop_arity
 from nablax.graph.classify import JAX, KINKS, LINEAR_IN_FIRST, NOT_HOLOMORPHIC, Table
 from nablax.graph.determinants import slogdet_p
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
-from nablax.graph.needed import carriers, written_out
+from nablax.graph.needed import carriers, floating, prepared
 from nablax.graph.once import worth_a_call
 
 Values = Mapping[Variable, Any]
@@ -182,7 +182,7 @@ class _Builder:
     def build(self) -> Program:
         for eqn in self.flat.equations:
             moving = [a for a in eqn.inputs if isinstance(a, Variable) and a in self.varying]
-            carrying = tuple(o for o in eqn.outputs if jnp.issubdtype(o.aval.dtype, jnp.inexact))
+            carrying = floating(eqn.outputs)
             if not moving or self.carriers.isdisjoint(carrying) or eqn.primitive in self.table.zero:
                 self._place(*eqn.inputs)
                 self.steps.append(eqn)
@@ -273,7 +273,7 @@ class _Builder:
 
     def _loop(self, eqn: Equation, carrying: tuple[Variable, ...]) -> Node:
         """A scan: find which of the carried values come to depend on x, then group its body."""
-        body = written_out(eqn.params["jaxpr"], self.table)
+        body = prepared(eqn.params["jaxpr"], self.table)
         constants, carries = loop_arity(eqn.params)
         moves = [isinstance(a, Variable) and a in self.varying for a in eqn.inputs]
         while True:
@@ -314,9 +314,7 @@ def _has_derivative(eqn: Equation) -> bool:
     """Whether the result is a floating number that may depend on the operands: a comparison or a constant does not
     matter.
     """
-    return any(jnp.issubdtype(o.aval.dtype, jnp.inexact) for o in eqn.outputs) and any(
-        isinstance(a, Variable) and jnp.issubdtype(a.aval.dtype, jnp.inexact) for a in eqn.inputs
-    )
+    return bool(floating(eqn.outputs) and floating(eqn.inputs))
 
 
 def _with_roots(eqn: Equation, moving: list[Variable], roots: Sequence[Any]) -> Any:

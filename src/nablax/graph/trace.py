@@ -19,7 +19,7 @@ from nablax._compat import SELECT, jaxpr_of
 from nablax.graph.blocks import Blocks, blocks
 from nablax.graph.classify import JAX, KINKS, Table
 from nablax.graph.inline import Flat
-from nablax.graph.needed import written_out
+from nablax.graph.needed import prepared
 from nablax.graph.nodes import Loop, Program, program
 from nablax.graph.probes import probes, run
 
@@ -73,7 +73,7 @@ class Graph:
     @cached_property
     def flat(self) -> Flat:
         """The equations that serve a result, calls and short loops written out."""
-        return written_out(self.closed, self.table)
+        return prepared(self.closed, self.table)
 
     @cached_property
     def program(self) -> Program:

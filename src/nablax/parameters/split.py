@@ -21,7 +21,7 @@ from jax.extend.core import primitives as p
 from nablax._compat import SCAN, loop_arity
 from nablax.graph.classify import Table
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable
-from nablax.graph.needed import written_out
+from nablax.graph.needed import prepared
 from nablax.parameters.seams import Seam, find_seam, see_through
 from nablax.parameters.views import Step, View
 
@@ -292,7 +292,7 @@ class _Walk:
 
     def _loop(self, eqn: Equation, marks: list[Mark], piece: Piece) -> list[Mark]:
         """A scan that reads parameters and samples: its body has seams of its own."""
-        body = written_out(eqn.params["jaxpr"], self.table, loops=True)
+        body = prepared(eqn.params["jaxpr"], self.table, loops=True)
         constants, carries = loop_arity(eqn.params)
         length = eqn.params["length"]
         given, start, scanned = (
