@@ -22,10 +22,11 @@ def draw(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
 
 
-LENGTHS = {"b": 3, "c": 2, "i": 4, "j": 5, "k": 6, "l": 9}
+LENGTHS = {"b": 3, "c": 2, "i": 4, "j": 5, "k": 6, "l": 33}
 FORMULAS = [
     "bki,bkj->bij",  # written out as sums
     "bik,bjk->bji",
+    "kcbi,kbjc->cbij",
     "bli,blj->bij",  # the first factor is copied
     "lbi,jlb->bji",
     "clib,bjlc->cbji",
@@ -79,11 +80,13 @@ def test_on_a_cpu_the_first_factor_is_summed_over_its_last_axis():
         assert batch
         assert last
     args, ours = operands("bli,blj->bij")
-    assert [*dots(ours, *args, platform="cuda")] == [(True, 9, False)]
-    args, ours = operands("bki,bkj->bij")  # few: no product at all
-    assert ([*dots(ours, *args)], [*dots(ours, *args, platform="cuda")]) == ([], [(True, 6, False)])
+    assert [*dots(ours, *args, platform="cuda")] == [(True, 33, False)]
+    for formula in ("bki,bkj->bij", "bkl,bjk->bjl"):  # few terms: no product at all
+        args, ours = operands(formula)
+        assert [*dots(ours, *args)] == []
+        assert [terms for _, terms, _ in dots(ours, *args, platform="cuda")] == [6]
     args, ours = operands("li,lj->ij")
-    assert [*dots(ours, *args)] == [(False, 9, False)]
+    assert [*dots(ours, *args)] == [(False, 33, False)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -98,7 +101,7 @@ def test_gradients_keep_their_type(dtype):
 def attention(p, x):
     """Two heads, and rows of one matrix with all of another."""
     q, k, v = (jnp.tanh(x @ W) for W in p)
-    heads = lambda a: a.reshape(*a.shape[:-1], 2, 4)
+    heads = lambda a: a.reshape(*a.shape[:-1], 2, -1)
     scores = jnp.einsum("ihd,jhd->hij", heads(q), heads(k)) + (q @ k.T)[None]
     return jnp.einsum("hij,jhd->ihd", jax.nn.softmax(scores), heads(v)).sum((0, 1))
 
@@ -117,14 +120,15 @@ CASES = [("jacobian", "forward"), ("jacobian", "reverse"), ("laplacian", "forwar
 
 @pytest.mark.parametrize("want, strategy", CASES)
 def test_gradients_of_attention(want, strategy):
-    p, X = [draw(3, 8) / 2, draw(3, 8), draw(3, 8) / 3], draw(5, 7, 3)
+    p, X = [draw(3, 72) / 2, draw(3, 72) / 3, draw(3, 72) / 4], draw(5, 7, 3)
     plain = {"jacobian": lambda f: jax.jacfwd(f), "laplacian": lambda f: lambda x: laplacian(f, x)}[want]
     ours = lambda p: getattr(nablax, want)(attention, strategy=strategy)(p, X)
     theirs = lambda p: jax.vmap(plain(lambda x: attention(p, x)))(X)
     loss = lambda f: jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(f(p)))))
     for a, b in zip(loss(ours)(p), loss(theirs)(p), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    found = [last for batch, terms, last in dots(jax.grad(lambda p: jnp.sum(ours(p))), p) if batch and terms > 3]
+    # Of 36 terms are products of vectors by matrices, too, which may have any order.
+    found = [last for batch, terms, last in dots(jax.grad(lambda p: jnp.sum(ours(p))), p) if batch and terms > 36]
     assert len(found) > 2
     assert all(found)
 
