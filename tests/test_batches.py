@@ -10,7 +10,7 @@ from reference import assert_close
 from scenarios import Draw
 
 import nablax
-from nablax.graph.trace import equations
+from nablax.graph.inline import equations
 
 A, C, D, H = 2, 4, 7, 3
 draw = Draw("test_batches")

@@ -15,10 +15,10 @@ from nablax._compat import CUSTOM_JVP, DOT_GENERAL
 from nablax.graph import trace
 from nablax.graph.dense import dense_p
 from nablax.graph.determinants import _inverse, by_products, slogdet
+from nablax.graph.inline import equations
 from nablax.graph.nodes import Kind
 from nablax.graph.products import product_p
 from nablax.graph.sums import total_p
-from nablax.graph.trace import equations
 from nablax.strategies.adjoint import _congruence
 from nablax.strategies.base import Wants
 from nablax.strategies.forward import _blocks as blocks_of

@@ -11,9 +11,8 @@ from perceptron import PARAMS, SECOND_ORDER, model
 from perceptron import X as BATCH
 
 import nablax
-from nablax.graph.inline import inline
+from nablax.graph.inline import equations, inline
 from nablax.graph.merge import merged, traced
-from nablax.graph.trace import equations
 
 
 def count(function, *args):

@@ -54,6 +54,49 @@ def test_derivatives_of_a_maximum_find_the_entry_that_it_is(largest, expected, s
     np.testing.assert_allclose(jax.jit(derive)(X), reference(X), rtol=1e-12, atol=1e-12)
 
 
+def in_steps(largest):
+    step = lambda h, x: (jnp.sin(h) / 2 + largest(sums(h * x)) * x, None)
+    return lambda x: jax.lax.scan(step, x, x)[0]
+
+
+def while_below(largest):
+    body = lambda i, h: jnp.sin(h) / 2 + largest(sums(h)) * h
+    return lambda x: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, body(*c)), (0, x))[1]
+
+
+def in_branches(largest):
+    branches = [lambda x: largest(sums(x)) * x, lambda x: largest(-sums(x * x)) * jnp.sin(x)]
+    return lambda x: jax.lax.cond(x[0] > 0, *branches, x)
+
+
+def in_branches_of_steps(largest):
+    step = lambda h, x: (jax.lax.cond(x > 0, lambda h: largest(sums(h)) * h, jnp.sin, h), None)
+    return lambda x: jax.lax.scan(step, x, x)[0]
+
+
+INSIDE = [
+    (in_steps, "forward_over_reverse"),
+    (in_steps, "forward_over_forward"),
+    (while_below, "forward"),
+    (in_branches, "adjoint"),
+    (in_branches_of_steps, "adjoint"),
+    (in_branches_of_steps, "reverse_over_reverse"),
+]
+
+
+@pytest.mark.parametrize("model, strategy", INSIDE)
+def test_maxima_in_loops_and_branches(model, strategy):
+    found = jax.jit(nablax.hessian(model(jnp.max), strategy=strategy))(X)
+    expected = jax.jit(jax.vmap(jax.jacfwd(jax.jacfwd(model(chosen)))))(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
+
+
+def test_what_is_explained_are_the_lines_of_the_model():
+    text = str(nablax.explain(in_branches(jnp.max), "hessian")(X))
+    line = in_branches.__code__.co_firstlineno + 2
+    assert f"test_needed.py:{line}" in text
+
+
 def test_parameter_derivatives_of_a_maximum():
     model = lambda largest: lambda w, x: largest(w * jnp.sin(x) + 0.3)
     found = nablax.parameter_jacobian(model(jnp.max))(X[0], X).dense()

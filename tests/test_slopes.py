@@ -9,8 +9,8 @@ from jax.test_util import check_grads
 
 import nablax
 from nablax.graph import trace
+from nablax.graph.inline import equations
 from nablax.graph.slopes import has_slope
-from nablax.graph.trace import equations
 
 W, b, x = (jnp.asarray(np.random.default_rng(seed).normal(size=shape)) for seed, shape in enumerate([(3, 3), 3, 3]))
 

@@ -19,6 +19,7 @@ from jax.interpreters import ad, batching, mlir
 CUSTOM_VJP = primitives.custom_vjp_call_p
 WHILE = primitives.while_p
 SCAN = primitives.scan_p
+COND = primitives.cond_p
 CUSTOM_JVP = primitives.custom_jvp_call_p
 DOT_GENERAL = primitives.dot_general_p
 BROADCAST = primitives.broadcast_in_dim_p

@@ -5,8 +5,8 @@ short loops step by step.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -47,6 +47,7 @@ class Equation:
     Attributes:
         calls: tracebacks of the equation and of the calls around it, innermost first, for `nablax.graph.lines`.
         effects: what it does besides, such as printing a line.
+        bodies: parameters with other jaxprs of the same functions, which are evaluated in place of those in `params`.
     """
 
     primitive: Any
@@ -56,10 +57,11 @@ class Equation:
     context: Any
     calls: tuple[Any, ...] = ()
     effects: Collection[Any] = ()
+    bodies: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *values: Any) -> list[Any]:
         with self.context.manager:
-            results = self.primitive.bind(*values, **self.primitive.get_bind_params(self.params))
+            results = self.primitive.bind(*values, **self.primitive.get_bind_params({**self.params, **self.bodies}))
         return list(results) if self.primitive.multiple_results else [results]
 
 
@@ -133,12 +135,8 @@ def _inline(
 
 
 def _is_short(eqn: Any) -> bool:
-    return 0 < eqn.params["length"] * _count(jaxpr_of(eqn.params["jaxpr"])) <= SHORT and not eqn.effects
-
-
-def _count(jaxpr: Any) -> int:
-    """The equations, those in the calls and loops among them counted too."""
-    return sum(1 + sum(_count(jaxpr_of(inner)) for inner in jex.jaxprs_in_params(eqn.params)) for eqn in jaxpr.eqns)
+    body = sum(1 for _ in equations(jaxpr_of(eqn.params["jaxpr"])))
+    return 0 < eqn.params["length"] * body <= SHORT and not eqn.effects
 
 
 def _written_out(
@@ -186,3 +184,11 @@ def _broadcast(atom: Atom, shape: tuple[int, ...], context: Any, equations: list
     how = {"shape": shape, "broadcast_dimensions": tuple(range(len(shape))), "sharding": None}
     equations.append(Equation(BROADCAST, (atom,), (Variable(atom.aval.update(shape=shape)),), how, context))
     return equations[-1].outputs[0]
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr, and those in its calls, loops and branches."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jex.jaxprs_in_params(eqn.params):
+            yield from equations(jaxpr_of(inner))

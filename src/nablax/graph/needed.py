@@ -7,11 +7,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from nablax._compat import COND, SCAN, WHILE, jaxpr_of
 from nablax.graph.classify import EXTREMES, JAX, Table
-from nablax.graph.inline import Atom, Equation, Flat, Variable, inline
+from nablax.graph.inline import Atom, Equation, Flat, Variable, equations, inline
 from nablax.graph.once import once_p
+
+BODIES = {SCAN: "jaxpr", WHILE: "body_jaxpr", COND: "branches"}
+"""Primitives that evaluate other equations with their derivatives, and the parameter that holds these."""
 
 
 def prepared(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
@@ -24,9 +29,28 @@ def prepared(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
     flat = inline(closed, table, loops=loops)
     flat = replace(flat, equations=needed(flat.equations, flat.outputs))
     derived = carriers(flat, flat.outputs, table)
-    extreme = lambda eqn: eqn.primitive in EXTREMES and not derived.isdisjoint(eqn.outputs)
-    equations = (_of_fenced(eqn, derived) if extreme(eqn) else (eqn,) for eqn in flat.equations)
-    return replace(flat, equations=tuple(itertools.chain.from_iterable(equations)))
+    fenced = (_fenced(eqn, derived, table) for eqn in flat.equations)
+    return replace(flat, equations=tuple(itertools.chain.from_iterable(fenced)))
+
+
+def _fenced(eqn: Equation, derived: frozenset[Variable], table: Table) -> Iterable[Equation]:
+    if derived.isdisjoint(eqn.outputs):
+        return (eqn,)
+    return _of_fenced(eqn, derived) if eqn.primitive in EXTREMES else (_fenced_inside(eqn, table),)
+
+
+def _fenced_inside(eqn: Equation, table: Table) -> Equation:
+    """The same equation; of a loop, or a choice of branches, what the maxima in there are taken of is computed once."""
+
+    def body(closed: Any) -> Any:
+        if EXTREMES.isdisjoint(inner.primitive for inner in equations(jaxpr_of(closed))):
+            return closed
+        avals = (var.aval for var in jaxpr_of(closed).invars)
+        types = (jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals)
+        return jax.make_jaxpr(prepared(closed, table, loops=True))(*types)
+
+    name = BODIES.get(eqn.primitive)
+    return replace(eqn, bodies={name: jax.tree.map(body, eqn.params[name])}) if name else eqn
 
 
 def _of_fenced(eqn: Equation, derived: frozenset[Variable]) -> Iterator[Equation]:

@@ -18,7 +18,7 @@ from jax import Array
 from nablax._compat import SELECT, jaxpr_of
 from nablax.graph.blocks import Blocks, blocks
 from nablax.graph.classify import JAX, KINKS, Table
-from nablax.graph.inline import Flat
+from nablax.graph.inline import Flat, equations
 from nablax.graph.needed import prepared
 from nablax.graph.nodes import Loop, Program, program
 from nablax.graph.probes import probes, run
@@ -145,11 +145,3 @@ def varying(jaxpr: Any, variables: set[Any]) -> Iterator[Any]:
             yield eqn
             for inner in jex.jaxprs_in_params(eqn.params):
                 yield from equations(jaxpr_of(inner))
-
-
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """The equations of a jaxpr, and those inside them."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jex.jaxprs_in_params(eqn.params):
-            yield from equations(jaxpr_of(inner))

@@ -9,7 +9,7 @@ from typing import Any
 from nablax._compat import CUSTOM_VJP, WHILE
 from nablax.graph import Graph
 from nablax.graph.blocks import Blocks
-from nablax.graph.trace import equations
+from nablax.graph.inline import equations
 from nablax.strategies import Strategy, Wants
 
 
