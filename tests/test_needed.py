@@ -91,6 +91,25 @@ def test_maxima_in_loops_and_branches(model, strategy):
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
 
 
+def in_a_reference(x):
+    kept = jax.new_ref(jnp.zeros(()))
+
+    def body(_, h):
+        kept[...] = kept[...] + jnp.max(jnp.sin(h))
+        return h / 2
+
+    return jax.lax.fori_loop(0, 2, body, x) * kept[...]
+
+
+def test_mutable_arrays_are_refused():
+    # Their derivatives were zero: what is stored is no result of an equation.
+    for derive in (nablax.hessian(in_a_reference), nablax.jacobian(in_a_reference, strategy="forward")):
+        with pytest.raises(nablax.errors.ModelTraceError, match="mutable array"):
+            derive(X)
+    with pytest.raises(nablax.errors.ModelTraceError, match="mutable array"):
+        nablax.parameter_jacobian(lambda w, x: in_a_reference(w * x))(X[0], X).dense()
+
+
 def test_what_is_explained_are_the_lines_of_the_model():
     text = str(nablax.explain(in_branches(jnp.max), "hessian")(X))
     line = in_branches.__code__.co_firstlineno + 2

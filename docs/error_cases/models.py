@@ -15,6 +15,11 @@ CASES = [
         "Return the real numbers that they are computed from; return what needs no derivative as aux.",
     ),
     Case(
+        "nablax.jacobian(lambda M, x: jax.new_ref(M @ x)[...])(M, X)",
+        "The model stores values in a mutable array, from where derivatives do not follow them.",
+        "Return the value, or carry it through the loop.",
+    ),
+    Case(
         "nablax.jacobian(lambda M, x: None)(M, X)",
         "The model returns nothing; a return statement may be missing.",
         "Return the value to differentiate.",

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 
 from nablax._compat import COND, SCAN, WHILE, jaxpr_of
+from nablax._errors import ModelTraceError
 from nablax.graph.classify import EXTREMES, JAX, Table
-from nablax.graph.inline import Atom, Equation, Flat, Variable, equations, inline
+from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, equations, inline
 from nablax.graph.once import once_p
 
 BODIES = {SCAN: "jaxpr", WHILE: "body_jaxpr", COND: "branches"}
@@ -27,10 +29,24 @@ def prepared(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
     then be equal to none of the entries, and its derivative 0 / 0, or a wrong number: so it is in plain JAX.
     """
     flat = inline(closed, table, loops=loops)
+    _refuse_references(flat.equations)
     flat = replace(flat, equations=needed(flat.equations, flat.outputs))
     derived = carriers(flat, flat.outputs, table)
     fenced = (_fenced(eqn, derived, table) for eqn in flat.equations)
     return replace(flat, equations=tuple(itertools.chain.from_iterable(fenced)))
+
+
+def _refuse_references(equations: Iterable[Equation]) -> None:
+    """What is written into a reference is no result of an equation: derivatives would miss it."""
+    for eqn in equations:
+        for atom in (*eqn.inputs, *eqn.outputs):
+            aval = jax.typeof(atom.value) if isinstance(atom, Constant) else atom.aval
+            if not isinstance(aval, ShapedArray):
+                raise ModelTraceError(
+                    f"the model uses a mutable array (jax.new_ref): {eqn.primitive.name} has an operand or result of "
+                    f"type {aval}; derivatives follow values that are passed on, not those that are stored. Return "
+                    "the value instead, or carry it through the loop."
+                )
 
 
 def _fenced(eqn: Equation, derived: frozenset[Variable], table: Table) -> Iterable[Equation]:

@@ -4,7 +4,7 @@
 a library where the first factor is summed over its last axis. Where it is not, as in half of the products that a
 gradient goes back through, it takes one product after the other, up to six times as long. There the first factor is
 copied into that order, behind a call that XLA may not look into: it would take the copy back (`nablax.graph.once`).
-Small products are no work for a library at all: between two and ten times faster are sums of products, written out,
+Small products are no work for a library at all: up to ten times faster are sums of products, written out,
 which need no other order of the first factor, and become part of the operations around them.
 
 It is put in where the equations of a derivative are merged (see `nablax.graph.merge`), and where a dense layer turns
