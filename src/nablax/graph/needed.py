@@ -27,6 +27,9 @@ def prepared(closed: Any, table: Table = JAX, loops: bool = False) -> Flat:
 
     XLA contracts ``a * b + c`` to one rounding or not, as it finds it, wherever it computes it again. The maximum may
     then be equal to none of the entries, and its derivative 0 / 0, or a wrong number: so it is in plain JAX.
+
+    Raises:
+        ModelTraceError: values are stored in mutable arrays.
     """
     flat = inline(closed, table, loops=loops)
     _refuse_references(flat.equations)
