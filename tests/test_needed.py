@@ -110,6 +110,11 @@ def test_mutable_arrays_are_refused():
         nablax.parameter_jacobian(lambda w, x: in_a_reference(w * x))(X[0], X).dense()
 
 
+def test_tokens_are_not_mutable_arrays():
+    model = lambda x: (jax.lax.after_all(jax.lax.create_token(x)), x**3)[1]
+    np.testing.assert_allclose(nablax.hessian_diagonal(lambda x: model(x).sum())(X), 6 * X, rtol=1e-12)
+
+
 def test_what_is_explained_are_the_lines_of_the_model():
     text = str(nablax.explain(in_branches(jnp.max), "hessian")(X))
     line = in_branches.__code__.co_firstlineno + 2

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import ShapedArray
 
 from nablax._compat import COND, SCAN, WHILE, jaxpr_of
 from nablax._errors import ModelTraceError
@@ -44,7 +43,7 @@ def _refuse_references(equations: Iterable[Equation]) -> None:
     for eqn in equations:
         for atom in (*eqn.inputs, *eqn.outputs):
             aval = jax.typeof(atom.value) if isinstance(atom, Constant) else atom.aval
-            if not isinstance(aval, ShapedArray):
+            if hasattr(aval, "inner_aval"):  # of a reference; tokens are no arrays either, and harmless
                 raise ModelTraceError(
                     f"the model uses a mutable array (jax.new_ref): {eqn.primitive.name} has an operand or result of "
                     f"type {aval}; derivatives follow values that are passed on, not those that are stored. Return "
