@@ -456,7 +456,8 @@ def test_curvature_is_contracted_step_by_step(want):
         for eqn in found
         if eqn.primitive is DOT_GENERAL
     }
-    contracted |= {eqn.params["length"] for eqn in found if eqn.primitive is total_p}
+    summed = lambda eqn: math.prod(eqn.invars[0].aval.shape[axis] for axis in eqn.params["axes"])
+    contracted |= {summed(eqn) for eqn in found if eqn.primitive is total_p}
     assert 7 in contracted
     assert 35 not in contracted
 

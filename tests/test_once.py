@@ -150,6 +150,8 @@ def test_second_derivatives_of_long_chains_are_computed_once(activation, width, 
 PAIRS = {
     "triangle": Pairs.triangle(4),
     "some": Pairs((0, 2, 2, 1), (3, 2, 0, 1), 4),
+    "one": Pairs((1,), (2,), 4),  # and directions without a partner
+    "many": Pairs((*range(4), 0, 2, 2, 1, 3, 3, 0), (*range(4), 3, 2, 0, 1, 3, 1, 0), 4),  # in a table
     "diagonal": Pairs.diagonal(4),
 }
 

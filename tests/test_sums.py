@@ -1,4 +1,6 @@
-"""Sums as products with ones: the same numbers under every transformation, and known where graphs are read."""
+"""Sums as products with ones, or written out: the same numbers under every transformation, and known where graphs are
+read.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,9 @@ import pytest
 from jax.test_util import check_grads
 
 import nablax
+from nablax.graph.inline import equations
 from nablax.graph.merge import traced
-from nablax.graph.sums import total
+from nablax.graph.sums import total, total_p
 
 
 def draw(*shape):
@@ -42,6 +45,22 @@ def test_it_is_a_sum_under_every_transformation():
     np.testing.assert_allclose(jax.jit(total)(z), theirs(z), rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+@pytest.mark.parametrize("mapped", [0, 1, 2, 3, 4])
+def test_samples_stay_where_they_are(axis, mapped):
+    """A sum of two or three is written out, one over the last axis a product; by whichever axis it is mapped."""
+    x = draw(3, 2, 5, 4)
+    batch = jnp.stack([x, 2 * x], mapped)
+    ours = lambda x: total_p.bind(x, axes=(axis,))
+    for wrap in (lambda f: f, jax.jacfwd, jax.jacrev):
+        found = jax.jit(jax.vmap(wrap(ours), mapped))(batch)
+        np.testing.assert_allclose(found, jax.vmap(wrap(lambda x: jnp.sum(x, axis)), mapped)(batch), rtol=1e-14)
+    left = mapped - (axis < mapped)
+    text = str(jax.make_jaxpr(jax.vmap(ours, mapped, left))(batch))
+    assert " total[" in text
+    assert "transpose" not in text
+
+
 @pytest.mark.parametrize(
     "function, found",
     [
@@ -50,24 +69,31 @@ def test_it_is_a_sum_under_every_transformation():
         (lambda x: jnp.sum(-(x * x), -1), True),
         (lambda x: jnp.sum(-x, -1), False),
         (lambda x: jnp.sum(x + 1, -1), False),  # no products
-        (lambda x: jnp.sum(x * x, 0), False),  # not the last axis
+        (lambda x: jnp.sum(x * x, 0), False),  # not the last axis, and many
+        (lambda x: jnp.sum(x[:4] ** 2, 0), True),
+        (lambda x: jnp.sum(x[:4].reshape(2, 2, 40) ** 2, 1), True),
+        (lambda x: jnp.sum(x[:5] ** 2, 0), False),
+        (lambda x: jnp.sum(x[:1] ** 2, 0), False),
+        (lambda x: jnp.sum(jnp.tanh(x[:4]), 0), False),
+        (lambda x: jnp.sum(x[:2] ** 2, (0, 1)), False),
         (lambda x: jnp.sum(x * x), False),  # not alone
-        (lambda x: jnp.sum((x * x)[:, :20], -1), False),  # too few
+        (lambda x: jnp.sum(x[:, :20] ** 2, -1), False),  # too few
         (lambda x: jnp.sum((x * x).astype(jnp.bfloat16), -1), False),
     ],
 )
-def test_which_sums_are_products_with_ones(function, found):
+def test_which_sums_are_taken_apart(function, found):
     x = draw(50, 40)
     merged = traced(function, x)
     assert ("total" in str(jax.make_jaxpr(merged)(x))) == found
     np.testing.assert_allclose(merged(x), function(x), rtol=1e-12, atol=1e-10)
 
 
-def test_only_a_cpu_multiplies_with_ones():
-    lowered = jax.jit(total).trace(draw(50, 40))
-    for platform, operation, other in (("cpu", "dot_general", "reduce"), ("cuda", "reduce", "dot_general")):
+@pytest.mark.parametrize("axis, operation", [(1, "dot_general"), (0, "add")])
+def test_only_a_cpu_takes_them_apart(axis, operation):
+    lowered = jax.jit(lambda x: total_p.bind(x, axes=(axis,))).trace(draw(3, 40))
+    for platform, found, other in (("cpu", operation, "reduce"), ("cuda", "reduce", operation)):
         text = lowered.lower(lowering_platforms=(platform,)).as_text()
-        assert f"stablehlo.{operation}" in text
+        assert f"stablehlo.{found}" in text
         assert f"stablehlo.{other}(" not in text
 
 
@@ -86,7 +112,7 @@ def test_derivatives_of_models_that_hold_one():
 
 def test_samples_that_are_summed_are_coupled():
     coupled = lambda W, X: total((X @ W).T ** 2)[None, :3] * X
-    with pytest.raises(nablax.errors.CoupledSamplesError, match="total works on axis"):
+    with pytest.raises(nablax.errors.CoupledSamplesError, match="total sums over axis"):
         nablax.jacobian(nablax.per_sample(coupled))(W, X)
 
 
@@ -101,7 +127,8 @@ def test_layers_of_one_width_are_summed_at_once(want):
         return (x @ p[-1])[0]
 
     ours = getattr(nablax, want)(model, strategy="adjoint")
-    assert str(jax.make_jaxpr(ours)(p, X)).count(" total[") == 2
+    found = [eqn for eqn in equations(jax.make_jaxpr(ours)(p, X).jaxpr) if eqn.primitive is total_p]
+    assert sum(eqn.params["axes"] == (eqn.invars[0].aval.ndim - 1,) for eqn in found) == 2
     hessian = jax.jit(jax.vmap(jax.hessian(model, 1), (None, 0)))(p, X)
     expected = hessian if want == "hessian" else jnp.trace(hessian, axis1=1, axis2=2)
     np.testing.assert_allclose(jax.jit(ours)(p, X), expected, rtol=1e-10)

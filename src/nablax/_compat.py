@@ -109,15 +109,17 @@ def linear_primitive(
     compute: Callable[..., Any],
     shape: Callable[..., tuple[tuple[int, ...], Any]],
     transpose: Callable[..., Any],
+    batched: Callable[..., Any] | None = None,
     on_cpu: Callable[..., Any] | None = None,
 ) -> Any:
-    """A linear primitive of one operand, which maps over all leading axes by itself.
+    """A linear primitive of one operand.
 
     Args:
         name: its name in printed jaxprs.
         compute: ``(x, **params) -> result`` in other primitives.
         shape: (shape, dtype) of the result from the type of the operand.
-        transpose: ``(cotangent, **params) -> cotangent of x``.
+        transpose: ``(cotangent, x, **params) -> cotangent of x``, of which only the ``aval`` is given.
+        batched: ``((x,), (axis,), **params) -> (result, axis)``; None if it maps over all leading axes by itself.
         on_cpu: the same as `compute` for CPUs, if they are to do it otherwise.
     """
     primitive = Primitive(name)
@@ -126,10 +128,9 @@ def linear_primitive(
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     if on_cpu is not None:
         mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
-    ad.deflinear2(primitive, lambda cotangent, x, **params: [transpose(cotangent, **params)])
-    batching.primitive_batchers[primitive] = lambda operands, axes, **params: (
-        primitive.bind(jnp.moveaxis(operands[0], axes[0], 0), **params),
-        0,
+    ad.deflinear2(primitive, lambda cotangent, x, **params: [transpose(cotangent, x, **params)])
+    batching.primitive_batchers[primitive] = batched or (
+        lambda operands, mapped, **params: (primitive.bind(jnp.moveaxis(operands[0], mapped[0], 0), **params), 0)
     )
     return primitive
 

@@ -23,7 +23,7 @@ from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 from nablax.graph.needed import needed
 from nablax.graph.products import as_product, product_p
 from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
-from nablax.graph.sums import total_p
+from nablax.graph.sums import pays, total_p
 
 _NEUTRAL: dict[Any, tuple[int, tuple[int, ...]]] = {
     primitives.mul_p: (1, (0, 1)),
@@ -39,9 +39,6 @@ _FEW = 4096
 """Entries of a constant that are worth comparing."""
 
 _PRODUCTS = {primitives.mul_p, primitives.integer_pow_p, primitives.square_p}
-
-_LONG = 32
-"""Entries from which a sum of products is one with ones; traces of products of small matrices took longer so."""
 
 _DRAWS = {primitives.rng_uniform_p}
 """Primitives that return something else each time, and do not say so by their effects."""
@@ -126,7 +123,7 @@ def _has_hash(value: Any) -> bool:
 
 
 def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-    """The same; long sums of products over the last axis, or of their negatives, as `nablax.graph.sums` has them."""
+    """The same; sums of products over one axis, or of their negatives, as `nablax.graph.sums` has them."""
     products: set[Atom] = set()
     for eqn in equations:
         if eqn.primitive in _PRODUCTS or (eqn.primitive is primitives.neg_p and eqn.inputs[0] in products):
@@ -135,11 +132,10 @@ def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
     def replaced(eqn: Equation) -> Equation:
         if eqn.primitive is not primitives.reduce_sum_p or eqn.inputs[0] not in products:
             return eqn
-        aval = _type(eqn.inputs[0])
-        last = tuple(eqn.params["axes"]) == (aval.ndim - 1,)
-        if not last or aval.shape[-1] < _LONG or aval.dtype not in (np.float32, np.float64):
+        aval, axes = _type(eqn.inputs[0]), tuple(map(int, eqn.params["axes"]))
+        if aval.dtype not in (np.float32, np.float64) or not pays(aval.shape, axes):
             return eqn
-        return replace(eqn, primitive=total_p, params={"length": aval.shape[-1]})
+        return replace(eqn, primitive=total_p, params={"axes": axes})
 
     return tuple(map(replaced, equations))
 

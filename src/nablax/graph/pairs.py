@@ -1,8 +1,9 @@
 """Products of tangents pair by pair, ``rows[k] = x[c] y[e] + y[c] x[e]`` for pairs (c, e), and matrices of pairs, as
 primitives.
 
-They compute what gathers compute, and differ in their transposes only. That of a gather is a scatter, which XLA on a
-CPU does entry by entry; here it is a sum over partners, sum_e rows[(c, e)] y[e], or of two entries of a matrix.
+They compute what gathers compute, and differ in their transposes. That of a gather is a scatter, which XLA on a CPU
+does entry by entry; here it is a sum over partners, sum_e rows[(c, e)] y[e], or of two entries of a matrix. Few of them
+are written out, direction by direction: XLA would write all products down to sum them in another operation.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from jax import Array
 from nablax._compat import bilinear_primitive, linear_primitive
 
 Numbers = tuple[int, ...]
+
+WRITTEN = 10
+"""So many pairs go back written out, and not looked up in a table: 36 take as long either way, and 1.3 times as long to
+compile.
+"""
 
 
 def picked(array: Array, numbers: Any, axis: int = 0) -> Array:
@@ -52,7 +58,13 @@ def _shape(x: Any, y: Any, *, first: Numbers, axis: int, **_: Any) -> tuple[tupl
 
 def _by_x(cotangent: Array, x: Any, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
     """Sum over the pairs of every direction of x, cotangent[pair] y[partner]; (c, c) is a pair of c twice."""
-    rows, partner, there = _table(first, second, x.aval.shape[axis])
+    partners = _partners(first, second, x.aval.shape[axis])
+    if len(first) <= WRITTEN:
+        given, theirs = _directions(cotangent, axis), _directions(y, axis)
+        zero = jnp.zeros_like(given[0] * theirs[0])
+        products = [[given[k] * theirs[e] for k, e in own] for own in partners]
+        return jnp.stack([functools.reduce(jnp.add, own) if own else zero for own in products], axis)
+    rows, partner, there = _table(partners)
     products = picked(cotangent, rows, axis) * picked(y, partner, axis)  # (.., n, most pairs of a direction, ..)
     if not there.all():
         products = jnp.where(there.reshape(*there.shape, *[1] * (y.ndim - axis - 1)), products, 0)
@@ -63,16 +75,24 @@ def _by_y(cotangent: Array, x: Array, y: Any, **how: Any) -> Array:
     return _by_x(cotangent, y, x, **how)
 
 
-def _table(first: Numbers, second: Numbers, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each direction, the pairs that it belongs to and its partners there, filled up to the same number; and which
-    of them are no filling.
-    """
-    found: list[list[tuple[int, int, bool]]] = [[] for _ in range(count)]
+def _directions(array: Array, axis: int) -> list[Array]:
+    """What an array has along an axis, one by one."""
+    return [jax.lax.index_in_dim(array, k, axis, keepdims=False) for k in range(array.shape[axis])]
+
+
+def _partners(first: Numbers, second: Numbers, count: int) -> list[list[tuple[int, int]]]:
+    """For each direction, the numbers of its pairs and its partners there; it is its own partner twice in (c, c)."""
+    found: list[list[tuple[int, int]]] = [[] for _ in range(count)]
     for number, (c, e) in enumerate(zip(first, second, strict=True)):
-        found[c].append((number, e, True))
-        found[e].append((number, c, True))
-    width = max(map(len, found))
-    filled = np.array([own + [(0, 0, False)] * (width - len(own)) for own in found])
+        found[c].append((number, e))
+        found[e].append((number, c))
+    return found
+
+
+def _table(partners: list[list[tuple[int, int]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The numbers of the pairs and the partners of each direction, filled up to as many; and which are no filling."""
+    width = max(map(len, partners))
+    filled = np.array([[(*pair, 1) for pair in own] + [(0, 0, 0)] * (width - len(own)) for own in partners])
     return filled[..., 0], filled[..., 1], filled[..., 2].astype(bool)
 
 
@@ -100,7 +120,7 @@ def _shape_of_matrices(rows: Any, *, second: Numbers, **_: Any) -> tuple[tuple[i
     return (*rows.shape[:-1], max(second) + 1, max(second) + 1), rows.dtype
 
 
-def _entries(matrices: Array, *, first: Numbers, second: Numbers) -> Array:
+def _entries(matrices: Array, _: Any, *, first: Numbers, second: Numbers) -> Array:
     """What both entries of a pair receive; those of the diagonal are one."""
     c, e, count = np.array(first), np.array(second), matrices.shape[-1]
     flat = matrices.reshape(*matrices.shape[:-2], count**2)

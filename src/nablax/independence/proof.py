@@ -44,7 +44,7 @@ RULES: dict[Any, Any] = {
     **dict.fromkeys((sine_p, cosine_p, once_p), moves.entrywise),
     pair_products_p: arithmetic.along("axis", "pairs entries of"),
     symmetric_p: arithmetic.along("axis", "makes matrices of"),
-    total_p: arithmetic.leading(1),
+    total_p: arithmetic.over("axes", "sums over"),
 }
 
 SPECIAL: dict[Any, Any] = table(indexing.SPECIAL)
@@ -65,7 +65,7 @@ _SIZES = table(
         "fft": {"fft_lengths"},
         "reduce": {"computation"},  # the same as its jaxpr, as a Python function
     }
-) | {total_p: {"length"}}
+)
 
 
 @dataclass(frozen=True)
