@@ -141,10 +141,35 @@ def test_what_stands_for_jax_is_chosen_where_it_computes_the_same():
 def test_second_derivatives_of_long_chains_are_computed_once(activation, width, held, strategy):
     """gelu is a long chain, unless it has few entries; tanh is none. And the numbers are the same."""
     W, V, x = draw(width, 3), draw(2, width), draw(1, 3)
-    hessian = nablax.hessian(lambda x: V @ activation(W @ x), strategy=strategy)
-    assert ("once" in str(jax.make_jaxpr(hessian)(x))) == held
-    expected = jax.jit(jax.hessian(lambda x: V @ activation(W @ x)))(x[0])
-    np.testing.assert_allclose(hessian(x)[0], expected, rtol=1e-10, atol=1e-12)
+    diagonal = nablax.hessian_diagonal(lambda x: V @ activation(W @ x), strategy=strategy)
+    assert ("once" in str(jax.make_jaxpr(diagonal)(x))) == held
+    hessian = jax.jit(jax.hessian(lambda x: V @ activation(W @ x)))(x[0])
+    np.testing.assert_allclose(diagonal(x)[0], jnp.diagonal(hessian, axis1=1, axis2=2), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "bend, apart",
+    [
+        (lambda u, v: jnp.tanh(u), 0),
+        (lambda u, v: u * v, 1),
+        (lambda u, v: jnp.tanh(u) + jax.lax.dot(u, v) * u, 2),  # u v, and that by u
+        (lambda u, v: u / (2 + v * v), 2),  # two pairs of roots
+    ],
+)
+@pytest.mark.parametrize("want", ["hessian_diagonal", "laplacian"])
+def test_terms_of_nodes_with_several_roots_are_computed_apart(bend, apart, want):
+    """Entry by entry they are added to those of others; numbers and gradients are the same."""
+    W, U, V, X = draw(40, 3) / 2, draw(2, 40, 40) / 9, draw(40), draw(4, 3)
+    model = lambda W, x: V @ bend(*(U @ jnp.tanh(W @ x)))
+    ours = getattr(nablax, want)(model, strategy="adjoint")
+    assert str(jax.make_jaxpr(ours)(W, X)).count(" once ") == apart
+    hessian = lambda W: jax.vmap(jax.hessian(model, 1), (None, 0))(W, X)
+    plain = lambda W: jnp.trace(hessian(W), axis1=1, axis2=2)
+    if want == "hessian_diagonal":
+        plain = lambda W: jnp.diagonal(hessian(W), axis1=1, axis2=2)
+    np.testing.assert_allclose(ours(W, X), jax.jit(plain)(W), rtol=1e-10, atol=1e-12)
+    found, expected = (jax.jit(jax.grad(lambda W, f=f: jnp.sum(f(W) ** 2)))(W) for f in (lambda W: ours(W, X), plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
 PAIRS = {

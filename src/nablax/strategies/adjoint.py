@@ -84,7 +84,8 @@ class Adjoint(Strategy):
             if not triangle or not others:
                 return rows
             whole = summed(_whole, form, others, (outputs, triangle.count, triangle.count), 0)
-            return whole + triangle.matrix(rows) if pairs else whole
+            # Looked up in a table, the entries of one would keep XLA from adding the others several at a time.
+            return whole + once(triangle.matrix(rows)) if pairs else whole
 
         return request.results(y, columns, {name: contracted(form) for name, form in request.forms.items()}, rest)
 
@@ -127,7 +128,8 @@ def _rows(
         multiply = _large_products if probe.straight else _products
         part = lambda scaled, *both: multiply(_flat(form.products(both[0], both[-1])), _flat(scaled))
         for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards):
-            yield _summed_over_steps(part, probe)(scaled, *both)
+            term = _summed_over_steps(part, probe)(scaled, *both)
+            yield _apart(term) if len(probe.node.roots) > 1 else term
         return
 
     if probe.node.kind is Kind.DETERMINANT:
@@ -139,7 +141,7 @@ def _rows(
         return _over_steps(local, probe)(roots, second, left, right)
 
     for rows, lam in zip(form.apply(bend, J), adjoint, strict=True):
-        yield _products(_flat(rows), _flat(lam))
+        yield _apart(_products(_flat(rows), _flat(lam)))
 
 
 def _whole(
@@ -260,6 +262,13 @@ def _added(terms: Iterable[Term]) -> Array:
         else:
             whole.append(term)
     return _sum([*whole, *(total(_sum(arrays)) for arrays in alike.values())])
+
+
+def _apart(term: Term) -> Term:
+    """The same; what of it is still to be summed is computed by itself. Factors of nodes with several roots are moved
+    and summed first, and XLA takes an operation that does that for all of them entry by entry.
+    """
+    return Entries(once(term.array)) if isinstance(term, Entries) else term
 
 
 def _products(rows: Array, scaled: Array) -> Term:
