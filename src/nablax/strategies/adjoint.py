@@ -84,8 +84,11 @@ class Adjoint(Strategy):
             if not triangle or not others:
                 return rows
             whole = summed(_whole, form, others, (outputs, triangle.count, triangle.count), 0)
-            # Looked up in a table, the entries of one would keep XLA from adding the others several at a time.
-            return whole + once(triangle.matrix(rows)) if pairs else whole
+            if not pairs:
+                return whole
+            # Looked up in a table, its entries would keep XLA from adding those of long terms several at a time.
+            matrix = triangle.matrix(rows)
+            return whole + (once(matrix) if any(len(probe.node.roots) > 1 for probe, *_ in others) else matrix)
 
         return request.results(y, columns, {name: contracted(form) for name, form in request.forms.items()}, rest)
 

@@ -19,7 +19,6 @@ import numpy as np
 from jax import Array
 
 from nablax.graph.determinants import curvature_factors
-from nablax.graph.once import once
 from nablax.graph.pairs import pair_products, pair_squares, picked, symmetric
 
 
@@ -142,10 +141,8 @@ class Pairs(Form):
         return pair_products(first, second, self.first, self.second)
 
     def matrix(self, rows: Array) -> Array:
-        """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle, which are computed once: every
-        entry is in two places.
-        """
-        return symmetric(jnp.moveaxis(once(rows), 0, -1), self.first, self.second)
+        """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle."""
+        return symmetric(jnp.moveaxis(rows, 0, -1), self.first, self.second)
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,8 +67,11 @@ class Forward(Strategy):
         request = Request(wants, v.size, weights)
         forms = tuple(request.forms.values())
         moved, rest = pushed(f, v, request.directions(v), forms, _blocks(f, request))
-        rows = [_rows_or_zeros(r, form, moved.value) for r, form in zip(moved.rows, forms, strict=True)]
-        return request.results(moved.value, moved.tangents, dict(zip(request.forms, rows, strict=True)), rest)
+        found = [_rows_or_zeros(r, form, moved.value) for r, form in zip(moved.rows, forms, strict=True)]
+        rows = dict(zip(request.forms, found, strict=True))
+        if "hessian" in rows:  # a symmetric matrix has every entry in two places
+            rows["hessian"] = once(rows["hessian"])
+        return request.results(moved.value, moved.tangents, rows, rest)
 
 
 def _blocks(f: Bound, request: Request) -> Blocks | None:
