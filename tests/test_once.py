@@ -172,6 +172,21 @@ def test_terms_of_nodes_with_several_roots_are_computed_apart(bend, apart, want)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "strategy, bend, held",
+    [
+        ("forward", lambda u, v: jnp.tanh(u), 1),
+        ("adjoint", lambda u, v: jnp.tanh(u), 0),
+        ("adjoint", lambda u, v: u / (2 + v * v), 1),
+    ],
+)
+def test_matrices_of_pairs_are_fenced_where_it_pays(strategy, bend, held):
+    """The first layer is contracted pair by pair; what comes behind it, by A = 2, as matrices."""
+    W, U, V, x = draw(40, 3) / 2, draw(2, 40, 40) / 9, draw(2, 40), draw(1, 3)
+    hessian = nablax.hessian(lambda x: V @ bend(*(U @ jnp.tanh(W @ x))), strategy=strategy)
+    assert str(jax.make_jaxpr(hessian)(x)).count(" once ") == held
+
+
 PAIRS = {
     "triangle": Pairs.triangle(4),
     "some": Pairs((0, 2, 2, 1), (3, 2, 0, 1), 4),
