@@ -165,3 +165,28 @@ def assert_close(found: Any, expected: Any, tolerance: float = 1e-10, what: str 
         assert error <= tolerance * (scale if scale > 1e-6 else 1.0), (
             f"{where}: off by {error:.2e}, the largest entry is {scale:.2e}"
         )
+
+
+def same_derivatives(ours: Callable[..., Any], theirs: Callable[..., Any], *args: Any) -> None:
+    """The second and third of both functions by every argument, in both modes by turns, by one compiled function."""
+    by = range(len(args))
+
+    def derivatives(f: Callable[..., Any]) -> list[Any]:
+        forward, backward = (lambda f, mode=mode: mode(f, tuple(by)) for mode in (jax.jacfwd, jax.jacrev))
+        return [backward(forward(f)), forward(backward(backward(f)))]
+
+    found, expected = jax.jit(lambda *args: [[d(*args) for d in derivatives(f)] for f in (ours, theirs)])(*args)
+    assert_close(found, expected, 1e-12)
+
+
+def same_gradients_mapped(ours: Callable[..., Any], theirs: Callable[..., Any], args: Any, axes: list[Any]) -> None:
+    """Gradients of both functions of two arrays, mapped over each of the pairs of axes, by one compiled function."""
+    grow = lambda a, place: a if place is None else jnp.stack([a, 2 * a, a - 1], place)
+
+    def gradient(f: Callable[..., Any], mapped: tuple[int | None, int | None], args: Any) -> Any:
+        loss = lambda x, y: jnp.sum(jax.vmap(f, mapped)(x, y) ** 3)
+        return jax.grad(loss, (0, 1))(*map(grow, args, mapped))
+
+    both = jax.jit(lambda args: [[gradient(f, mapped, args) for mapped in axes] for f in (ours, theirs)])
+    found, expected = both(args)
+    assert_close(found, expected, 1e-11, f"mapped over {axes}: ")

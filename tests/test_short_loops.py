@@ -70,6 +70,7 @@ def has_loop(f, *args):
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_the_same_numbers_without_a_loop(model):
+    """By both sweeps, and by turns the gradient through one of them."""
     assert has_loop(model, W, X[0])
     plain = jax.vmap(jax.jacfwd(jax.jacfwd(model, 1), 1), (None, 0))
     loss = lambda f: lambda W: jnp.sum(jnp.abs(f(W, X)) ** 2)
@@ -88,8 +89,9 @@ def test_the_same_numbers_without_a_loop(model):
         for name in expected:
             message = f"{strategy}: {name}"
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-10, atol=1e-10, err_msg=message)
-        by_ours = jax.jit(jax.grad(loss(nablax.hessian(model, strategy=strategy))))(W)
-        np.testing.assert_allclose(by_ours, gradient, rtol=1e-9, atol=1e-9, err_msg=strategy)
+    strategy = ("forward", "adjoint")[MODELS.index(model) % 2]
+    by_ours = jax.jit(jax.grad(loss(nablax.hessian(model, strategy=strategy))))(W)
+    np.testing.assert_allclose(by_ours, gradient, rtol=1e-9, atol=1e-9, err_msg=strategy)
 
 
 def test_long_loops_and_those_that_do_more_stay_loops():
