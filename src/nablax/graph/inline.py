@@ -18,6 +18,7 @@ from nablax.graph.classify import INLINED, JAX, Table
 from nablax.graph.dense import as_dense, dense_p
 from nablax.graph.determinants import by_products
 from nablax.graph.products import as_dot_general
+from nablax.graph.scaled import as_mul
 from nablax.graph.sine import SINES, apart
 
 
@@ -120,7 +121,7 @@ def _inline(
         arguments = [read(atom) for atom in eqn.invars]
         here = (eqn.source_info.traceback, *calls)
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive in INLINED else expansion(eqn)
-        inner = inner or by_products(eqn) or apart(eqn) or as_dot_general(eqn)
+        inner = inner or by_products(eqn) or apart(eqn) or as_dot_general(eqn) or as_mul(eqn)
         if inner is not None:
             results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here, loops)
         elif eqn.primitive is SCAN and not loops and _is_short(eqn):

@@ -4,13 +4,13 @@ A strategy takes a model apart in several passes, and every pass evaluates the m
 compiler would find what is repeated; a gradient goes back through all of it, and each equation takes its time to be
 differentiated, mapped over the samples and lowered. So the equations of a derivative are merged where they compute the
 same, and the ones and zeros that rules of differentiation leave behind are dropped, before anything else is done. Last,
-sums that are slow on a CPU become others (see `nablax.graph.sums`). The bodies of loops and branches, and functions
-with rules of their own, stay what they are.
+what is slow on a CPU becomes something else (see `nablax.graph.sums`, `nablax.graph.products`, `nablax.graph.scaled`).
+The bodies of loops and branches, and functions with rules of their own, stay what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from nablax._compat import BROADCAST, DOT_GENERAL
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 from nablax.graph.needed import needed
 from nablax.graph.products import as_product, product_p
+from nablax.graph.scaled import scaled_p
 from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
 from nablax.graph.sums import pays, total_p
 
@@ -72,6 +73,7 @@ def merged(flat: Flat) -> Flat:
             filled[eqn.outputs[0]] = number
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
+    kept = _with_scaled(kept, flat.inputs)
     return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(needed(kept, outputs)))))
 
 
@@ -120,6 +122,31 @@ def _has_hash(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _with_scaled(equations: Sequence[Equation], inputs: Collection[Atom]) -> list[Equation]:
+    """The same; products with an input of fewer axes as `nablax.graph.scaled` has them."""
+    repeats: dict[Atom, Equation] = {eqn.outputs[0]: eqn for eqn in equations if eqn.primitive is BROADCAST}
+
+    def vector(atom: Atom, shape: tuple[int, ...]) -> Atom | None:
+        """The input whose repetition along leading axes `atom` is, if it is one."""
+        axes: Sequence[int] = range(len(shape))
+        while (eqn := repeats.get(atom)) is not None:
+            axes, atom = [axes[k] for k in eqn.params["broadcast_dimensions"]], eqn.inputs[0]
+        leading = len(shape) - len(axes)
+        last = 0 < len(axes) < len(shape) and [*axes] == [*range(leading, len(shape))]
+        return atom if last and atom in inputs and _type(atom).shape == shape[leading:] else None
+
+    def replaced(eqn: Equation) -> Equation:
+        result = eqn.outputs[0].aval if eqn.primitive is primitives.mul_p else None
+        if result is None or result.dtype not in (np.float32, np.float64):
+            return eqn
+        for x, other in (eqn.inputs, eqn.inputs[::-1]):
+            if isinstance(x, Variable) and (s := vector(other, result.shape)) is not None:
+                return replace(eqn, primitive=scaled_p, inputs=(x, s), params={})
+        return eqn
+
+    return list(map(replaced, equations))
 
 
 def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
