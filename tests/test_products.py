@@ -23,7 +23,7 @@ def draw(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
 
 
-LENGTHS = {"b": 3, "c": 2, "i": 4, "j": 5, "k": 6, "l": 33}
+LENGTHS = {"b": 3, "c": 2, "i": 4, "j": 5, "k": 6, "l": 33, "r": 24}
 FORMULAS = [
     "bki,bkj->bij",  # written out as sums
     "bik,bjk->bji",
@@ -32,6 +32,8 @@ FORMULAS = [
     "lbi,jlb->bji",
     "clib,bjlc->cbji",
     "bkil,blkj->bij",  # two sums
+    "brl,bjl->brj",  # filled up
+    "bjl,brl->bjr",
     "bl,bl->b",
     "bil,bl->bi",
     "il,jl->ji",  # no batch
@@ -83,6 +85,15 @@ def test_on_a_cpu_the_first_factor_is_summed_over_its_last_axis():
         assert [terms for _, terms, _ in dots(ours, *args, platform="cuda")] == [6]
     args, ours = operands("li,lj->ij")
     assert [*dots(ours, *args)] == [(False, 33, False)]
+
+
+@pytest.mark.parametrize("rows, columns, computed", [(24, 5, 8), (24, 10, 16), (24, 4, 4), (48, 20, 20), (8, 5, 5)])
+def test_few_columns_are_filled_up_where_rows_are_many(rows, columns, computed):
+    x, y = draw(3, rows, 40), draw(3, columns, 40)
+    f = jax.jit(lambda x, y: product(x, y, first="dra", second="dca", out="drc", **HOW)).trace(x, y)
+    products = lambda **where: re.findall(r"dot_general.*-> tensor<3x(\d+)x(\d+)x", f.lower(**where).as_text())
+    assert products() == [(str(rows), str(computed))]
+    assert products(lowering_platforms=("cuda",)) == [(str(rows), str(columns))]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -29,6 +29,11 @@ from nablax.graph.once import once
 _THIN = 3
 """Matrices of so many rows and columns XLA writes out by itself: fast in any order."""
 
+_LANES = 8
+"""Columns that are computed at once; of fewer than twice as many, those that are missing take as long as if they were
+there, or longer.
+"""
+
 
 def product(x: Array, y: Array, *, first: str, second: str, out: str, **how: Any) -> Array:
     """The sum of products of entries over the letters that `out` lacks, as `jax.numpy.einsum` has it: every letter in
@@ -99,7 +104,17 @@ def _on_cpu(x: Array, y: Array, *, first: str, second: str, out: str, **how: Any
     if not first.endswith("".join(summed)) and max(rows, columns) > _THIN and min(rows, columns) > 1:
         order = [*batch, *left, *summed]
         x, first = once(_order(x, first, order)), "".join(order)
+    if len(right) == 1 and 4 < columns < 2 * _LANES and rows >= 2 * columns:
+        y = _filled(y, second.index(right[0]))
+        found = _product(x, y, first=first, second=second, out=out, **how)
+        return lax.slice_in_dim(found, 0, columns, axis=out.index(right[0]))
     return _product(x, y, first=first, second=second, out=out, **how)
+
+
+def _filled(y: Array, axis: int) -> Array:
+    """The same, with zeros behind it, as long as whole registers."""
+    missing = -y.shape[axis] % _LANES
+    return lax.pad(y, np.zeros((), y.dtype), [(0, missing if k == axis else 0, 0) for k in range(y.ndim)])
 
 
 def _as_sums(rows: int, columns: int, terms: int) -> bool:

@@ -128,7 +128,7 @@ def _rows(
 ) -> Iterator[Term]:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
     if probe.node.kind is Kind.ELEMENTWISE:
-        multiply = _large_products if probe.straight else _products
+        multiply = _straight_products if probe.straight else _products
         part = lambda scaled, *both: multiply(_flat(form.products(both[0], both[-1])), _flat(scaled))
         for scaled, both, _ in _pairs(probe, second, J, adjoint[0], discards):
             term = _summed_over_steps(part, probe)(scaled, *both)
@@ -278,11 +278,11 @@ def _products(rows: Array, scaled: Array) -> Term:
     """sum_h rows[k,h] scaled[a,h]: (k, A)."""
     if scaled.shape[0] == 1 or rows.shape[0] * scaled.shape[0] <= FEW**2:
         return Entries(rows[:, None] * scaled[None])
-    return _large_products(rows, scaled)
+    return contraction("kh,ah->ka", rows, scaled)
 
 
-def _large_products(rows: Array, scaled: Array) -> Array:
-    """The same as one matrix product. Rows that are the same for all samples stay what they are, unmoved."""
+def _straight_products(rows: Array, scaled: Array) -> Array:
+    """The same for rows that are the same for all samples: they stay what they are, unmoved."""
     return contraction("ah,kh->ak", scaled, rows).T
 
 
