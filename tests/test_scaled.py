@@ -34,8 +34,16 @@ class TestAgainstBroadcasting:
 
     def test_mapped_and_its_gradient(self, monkeypatch, shape, vector, many):
         monkeypatch.setattr(scaled, "_MANY", many)
-        axes = [(0, None), (-1, None), (None, 1), (1, 0)]
+        axes = [(0, None), (1, None), (-1, None), (None, 1), (1, 0)]
         same_gradients_mapped(scaled_p.bind, plain, (draw(*shape), draw(*vector) + 1), axes)
+
+
+@pytest.mark.parametrize("many", [0, 1024])
+def test_vectors_and_rows_without_entries(monkeypatch, many):
+    monkeypatch.setattr(scaled, "_MANY", many)
+    for shape in ((5, 0), (0, 3)):
+        gradient = jax.grad(lambda s, x: jnp.sum(scaled_p.bind(x, s)))(jnp.ones(shape[1:]), jnp.ones(shape))
+        np.testing.assert_array_equal(gradient, jnp.zeros(shape[1:]))
 
 
 @pytest.mark.parametrize("samples, products", [(8, 0), (400, 1)])

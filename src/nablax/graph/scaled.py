@@ -9,6 +9,7 @@ It is put in where the equations of a derivative are merged (see `nablax.graph.m
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -40,16 +41,20 @@ def _by_x(cotangent: Array, x: Any, s: Array) -> Array:
 
 
 def _by_s(cotangent: Array, x: Array, s: Any) -> Array:
-    rows = jnp.reshape(cotangent * x, (-1, *s.aval.shape))
-    return in_type_of(s, total_p.bind(once(rows), axes=(0,)) if len(rows) >= _MANY else jnp.sum(rows, 0))
+    products, leading = cotangent * x, x.ndim - s.aval.ndim
+    rows = math.prod(x.shape[:leading])
+    if rows < _MANY:
+        return in_type_of(s, jnp.sum(products, tuple(range(leading))))
+    return in_type_of(s, total_p.bind(once(products.reshape(rows, *s.aval.shape)), axes=(0,)))
 
 
 def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any]) -> tuple[Array, int]:
     """Another vector for each sample is a product like others."""
     (x, s), (x_axis, s_axis) = operands, axes
-    if s_axis is None:
-        return scaled_p.bind(jnp.moveaxis(x, x_axis, 0), s), 0
-    return jax.vmap(_scaled, axes)(x, s), 0
+    if s_axis is not None:
+        return jax.vmap(_scaled, axes)(x, s), 0
+    place = x_axis if x_axis < x.ndim - s.ndim else 0
+    return scaled_p.bind(jnp.moveaxis(x, x_axis, place), s), place
 
 
 scaled_p = bilinear_primitive("scaled", _scaled, lambda x, s: (x.shape, x.dtype), _by_x, _by_s, _batched)
