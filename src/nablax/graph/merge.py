@@ -73,8 +73,8 @@ def merged(flat: Flat) -> Flat:
             filled[eqn.outputs[0]] = number
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
-    kept = _with_scaled(kept, flat.inputs)
-    return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(needed(kept, outputs)))))
+    live = needed(_with_scaled(kept, flat.inputs), outputs)
+    return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(live))))
 
 
 def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
