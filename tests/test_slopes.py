@@ -42,8 +42,11 @@ def test_which_chains_are_derived_as_a_whole(name):
     assert sum(map(has_slope, graph_of(function).program.nodes)) == count
 
 
-# Not all of those without a slope: they stay as they are.
-@pytest.mark.parametrize("name", [name for name in CHAINS if name not in ("too short", "it has a kink", "two roots")])
+# Some of those without a slope: they stay as they are.
+LATER = ("too short", "it has a kink", "two roots")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LATER else ()) for n in CHAINS])
 def test_every_derivative_is_that_of_the_equations(name):
     """By x and by what the chains capture, in both modes and to the third order."""
     graph = graph_of(CHAINS[name][0])
