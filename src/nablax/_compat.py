@@ -168,7 +168,7 @@ def unary_primitive(
     Args:
         name: its name in printed jaxprs.
         compute: ``x -> result`` in other primitives.
-        on_cpu: the same for a CPU; in a program that XLA spreads over several, `compute` stands.
+        on_cpu: the same for a CPU.
         derivative: ``(tangent, x, result) -> tangent of the result``.
         results: how many it has, as a sequence; 0 for one that is no sequence.
     """
@@ -176,11 +176,8 @@ def unary_primitive(
     primitive.multiple_results = several = results > 0
     primitive.def_impl(compute)
     primitive.def_abstract_eval(lambda x: [x] * results if several else x)
-    generally, here = (mlir.lower_fun(function, multiple_results=several) for function in (compute, on_cpu))
-    mlir.register_lowering(primitive, generally)
-    mlir.register_lowering(
-        primitive, lambda ctx, x: (here if _on_one_device(ctx) else generally)(ctx, x), platform="cpu"
-    )
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=several))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=several), platform="cpu")
 
     def pushed(primals: Any, tangents: Any) -> tuple[Any, Any]:
         found = primitive.bind(*primals)
@@ -192,12 +189,6 @@ def unary_primitive(
     ad.primitive_jvps[primitive] = pushed
     batching.primitive_batchers[primitive] = batched
     return primitive
-
-
-def _on_one_device(ctx: Any) -> bool:
-    """Whether what is lowered runs on one device: the program, or inside `jax.shard_map` each part of it."""
-    axes = ctx.module_context.axis_context
-    return axes.num_devices == 1 if hasattr(axes, "num_devices") else axes.manual_axes == set(axes.mesh.axis_names)
 
 
 def matrix_primitive(

@@ -29,7 +29,7 @@ from nablax.graph.once import once
 from nablax.graph.probes import Probe, probes
 from nablax.graph.slopes import curvatures
 from nablax.graph.sums import total
-from nablax.strategies.base import Derivatives, Strategy, Wants, contraction
+from nablax.strategies.base import Derivatives, Strategy, Wants, contraction, unit_vectors
 from nablax.strategies.forms import Form, Pairs
 from nablax.strategies.forward import pushed
 from nablax.strategies.nested import as_real, join
@@ -105,7 +105,7 @@ def _adjoints(along: Callable[[list[Tangents]], Array], still: list[Tangents]) -
     """(for each node dy / dnudge, the real outputs in front; how many outputs), given how y follows the nudges."""
     parts = lambda nudges: as_real(along(nudges))
     y = jax.eval_shape(parts, still)
-    (adjoints,) = jax.vmap(jax.linear_transpose(parts, still))(jnp.eye(y.shape[0], dtype=y.dtype))
+    (adjoints,) = jax.vmap(jax.linear_transpose(parts, still))(unit_vectors(y.shape[0], y.dtype))
     return adjoints, y.shape[0]
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from nablax._types import SECOND_ORDER
@@ -91,6 +92,11 @@ class Strategy(ABC):
     @abstractmethod
     def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         """Differentiate `f` at `v`; `weights` is None or a scalar, (C,) or (C, C) array for the Laplacian."""
+
+
+def unit_vectors(count: int, dtype: Any) -> Array:
+    """(count, count), one a row. A few are constants of the program: made in it, they would be a kernel to compile."""
+    return (np if count <= 64 else jnp).eye(count, dtype=dtype)  # pyright: ignore[reportReturnType]
 
 
 def weight_rows(weights: Array | None, basis: Array) -> Array:

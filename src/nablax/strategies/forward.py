@@ -29,7 +29,7 @@ from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
 from nablax.graph.once import once
 from nablax.graph.slopes import curvatures, first_derivative
-from nablax.strategies.base import Derivatives, Strategy, Wants
+from nablax.strategies.base import Derivatives, Strategy, Wants, unit_vectors
 from nablax.strategies.forms import Form, Halves, Pairs
 from nablax.strategies.nested import first_order_partials, forward_jacobian
 from nablax.strategies.sweep import Request
@@ -59,7 +59,7 @@ class Forward(Strategy):
 
     def derive(self, f: Bound, v: Array, wants: Wants, weights: Array | None) -> Derivatives:
         if wants.order < 2 and f.graph.discards:
-            moved, rest = pushed(f, v, jnp.eye(v.size, dtype=v.dtype))
+            moved, rest = pushed(f, v, unit_vectors(v.size, v.dtype))
             return first_order_partials(Derivatives(moved.value, moved.tangents.T, rest=rest), wants)
         if wants.order < 2:
             jacobian, (y, rest) = forward_jacobian(f.by_slopes)(v)
@@ -126,7 +126,7 @@ def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...], bloc
         write(variable, value, moving)
     if blocks is not None:
         v = program.flat.inputs[-1]
-        tangents = jnp.tile(jnp.eye(blocks.width, dtype=values[v].dtype), (1, blocks.count))
+        tangents = jnp.tile(unit_vectors(blocks.width, values[v].dtype), (1, blocks.count))
         for form in forms:
             tangents = form.seeds(tangents)
         narrow[v] = Moving(values[v], tangents, (None,) * len(forms))

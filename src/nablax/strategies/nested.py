@@ -23,6 +23,7 @@ from nablax.strategies.base import (
     Wants,
     contract_hessian,
     contraction,
+    unit_vectors,
     weight_rows,
 )
 
@@ -282,7 +283,7 @@ def _column(jacobian: Callable[..., Any], v: Array, direction: Array) -> tuple[A
 
 def _basis(v: Array) -> Array:
     """The unit vectors of the space of `v`, one a row: (v.size, *v.shape)."""
-    return jnp.eye(v.size, dtype=v.dtype).reshape(v.size, *v.shape)
+    return unit_vectors(v.size, v.dtype).reshape(v.size, *v.shape)
 
 
 def as_real(y: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nablax.strategies.base import Derivatives, Wants
+from nablax.strategies.base import Derivatives, Wants, unit_vectors
 from nablax.strategies.forms import Form, Pairs, Trace
 
 
@@ -41,7 +41,7 @@ class Request:
 
     def directions(self, v: Array) -> Array:
         """(n, C): the unit vectors of the coordinates."""
-        unit = jnp.eye(self.inputs, dtype=v.dtype)
+        unit = unit_vectors(self.inputs, v.dtype)
         return unit if len(self.coordinates) == self.inputs else unit[np.array(self.coordinates, int)]
 
     def results(self, y: Array, columns: Array, rows: Mapping[str, Array], rest: list[Array]) -> Derivatives:
