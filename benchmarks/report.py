@@ -54,7 +54,7 @@ def promises(lines: list[Target]) -> list[str]:
 def overview(verdicts: list[Verdict]) -> list[str]:
     head = (
         "cell,want,nablax ms,best peer,its ms,ratio,memory MiB,peer's MiB,compile ms,trace ms,"
-        "plain compile ms,plain trace ms,best own strategy,auto / best own"
+        "best own strategy,auto / best own"
     )
     rows = []
     for v in verdicts:
@@ -71,8 +71,6 @@ def overview(verdicts: list[Verdict]) -> list[str]:
                 megabytes(v.best_peer),
                 milliseconds(v.auto, "compile_s"),
                 milliseconds(v.auto, "trace_s"),
-                milliseconds(v.plain, "compile_s"),
-                milliseconds(v.plain, "trace_s"),
                 name(v.best_own),
                 number(v.planner),
             ]

@@ -9,11 +9,11 @@ from typing import Any
 
 Entry = dict[str, Any]
 AUTO = "nablax:auto"
-# Second-order wants are held against the compile time of jit(vmap(jax.hessian)), the Jacobian against jacrev.
 WITHIN = 1.10
 # What is promised: ratios of every square, of their mean, of Hessians with many outputs and of gradients through
-# Hessians, of diagonals and Laplacians against the peers made for them; shares of memory and of compile time.
-EVERY, MEAN, HESSIAN, SECOND, MEMORY, COMPILE = 0.95, 1.8, 2.5, 1.0, 1 / 3, 1.3
+# Hessians, of diagonals and Laplacians against the peers made for them; shares of memory. Compile times have a
+# table of their own (`benchmarks.compiling`).
+EVERY, MEAN, HESSIAN, SECOND, MEMORY = 0.95, 1.8, 2.5, 1.0, 1 / 3
 MANY_OUTPUTS = 10
 MADE_FOR_SECOND = ("nested jvp", "folx")
 
@@ -23,7 +23,6 @@ class Verdict:
     """The figures of one square; None where a contender is missing or failed."""
 
     square: dict[str, Any]
-    plain: Entry | None
     best_peer: Entry | None
     auto: Entry | None
     best_own: Entry | None
@@ -41,19 +40,6 @@ class Verdict:
     def memory_share(self) -> float | None:
         """Temporary memory of nablax:auto / that of the peer that is best by time."""
         return quotient(self.auto, self.best_peer, "temp_bytes")
-
-    @property
-    def compile_ratio(self) -> float | None:
-        """Compile time of nablax:auto / that of the plain formulation (whole batch)."""
-        return quotient(self.auto, self.plain, "compile_s")
-
-    @property
-    def total_compile_ratio(self) -> float | None:
-        """The same with the tracing counted in."""
-        if not self.auto or not self.plain:
-            return None
-        total = lambda entry: entry["trace_s"] + entry["compile_s"]
-        return total(self.auto) / total(self.plain)
 
     @property
     def planner(self) -> float | None:
@@ -93,10 +79,8 @@ def fastest(square: dict[str, Any], belongs: Callable[[Entry], bool]) -> Entry |
 
 def judge(square: dict[str, Any]) -> Verdict:
     is_own = lambda e: e["family"] == "nablax"
-    first = square["contenders"][0]
     return Verdict(
         square,
-        first if first["status"] == "ok" else None,
         fastest(square, lambda e: not is_own(e)),
         fastest(square, lambda e: e["name"] == AUTO),
         fastest(square, lambda e: is_own(e) and e["name"] != AUTO),
@@ -162,8 +146,6 @@ def targets(verdicts: list[Verdict]) -> list[Target]:
             lambda v: v.against(*MADE_FOR_SECOND),
             least=SECOND,
         ),
-        bound("compile time / plain formulation's", verdicts, lambda v: v.compile_ratio, most=COMPILE),
-        bound("trace and compile time / plain formulation's", verdicts, lambda v: v.total_compile_ratio, most=COMPILE),
         Target(
             f"planner within {WITHIN - 1:.0%} of its best candidate",
             "at least 90% of squares",

@@ -56,18 +56,6 @@ def build(contender: Contender, args: tuple) -> tuple[Batch, dict[str, float]]:
     }
 
 
-def compile_again(contenders: list[Contender], args: tuple, results: dict[str, dict]) -> None:
-    """Two more compilations of each, alternated; the medians replace the first figures."""
-    seen = {c.name: [results[c.name]] for c in contenders}
-    for order in (contenders, contenders[::-1]):
-        for contender in order:
-            event(contender.name)
-            seen[contender.name].append(build(contender, args)[1])
-    for name, figures in seen.items():
-        for key in ("trace_s", "compile_s"):
-            results[name][key] = statistics.median(f[key] for f in figures)
-
-
 def head_to_head(times: dict[str, list[float]], family: dict[str, str]) -> list[str]:
     """The names that decide the square: the best peer, the best explicit strategy, nablax:auto."""
     median = {name: statistics.median(t) for name, t in times.items() if t}
@@ -105,9 +93,6 @@ def run(task: Task) -> list[dict[str, Any]]:
         if status == "ok":
             runs[c.name] = partial(compiled, params, X)
     np.savez(task.reference, *expected, weights=weights, allowed=allowed)  # for the torch worker
-    if task.rounds > 2 and task.turn is None:  # beside other squares that compile, such times mean little
-        compared = [c for c in entered if c.name in (plain, "nablax:auto") and c.name in runs]
-        compile_again(compared, (params, X), results)
     timing = {
         "rounds": task.rounds,
         "seconds": task.seconds,

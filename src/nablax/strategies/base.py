@@ -96,7 +96,7 @@ class Strategy(ABC):
 
 def unit_vectors(count: int, dtype: Any) -> Array:
     """(count, count), one a row. A few are constants of the program: made in it, they would be a kernel to compile."""
-    return (np if count <= 64 else jnp).eye(count, dtype=dtype)  # pyright: ignore[reportReturnType]
+    return jnp.asarray(np.eye(count, dtype=dtype)) if count <= 64 else jnp.eye(count, dtype=dtype)
 
 
 def weight_rows(weights: Array | None, basis: Array) -> Array:
