@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.cells import CELLS, Cell, cell
 from benchmarks.grid import RESULTS
 from benchmarks.peers import WANTS, Contender, contenders
-from benchmarks.report import milliseconds, number, table
+from benchmarks.report import number, table
 from benchmarks.verdict import AUTO
 from benchmarks.versions import commit, environment
 from benchmarks.worker import build
@@ -46,27 +46,30 @@ def entered(chosen: Cell, gradient: bool) -> dict[str, Contender]:
 
 
 def measure(name: str, gradient: bool, rounds: int) -> dict[str, Any]:
-    """Medians of the seconds to trace and to compile each."""
+    """The seconds that each took to compile and to trace, turn by turn."""
     chosen = cell(name)
     args = jax.tree.map(jax.numpy.asarray, chosen.data())
     programs = entered(chosen, gradient)
     build(programs["jacobian"], args)  # the first of all also starts the compiler
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
+    taken: dict[str, dict[str, list[float]]] = {each: {key: [] for key in KEYS} for each in programs}
     for turn in range(rounds):
         for each in list(programs)[:: 1 if turn % 2 == 0 else -1]:
-            seen[each].append(build(programs[each], args)[1])
-    taken = {each: {key: statistics.median(f[key] for f in figures) for key in KEYS} for each, figures in seen.items()}
+            figures = build(programs[each], args)[1]
+            for key in KEYS:
+                taken[each][key].append(figures[key])
     return {"cell": name, "gradient": gradient, "rounds": rounds, "taken": taken}
 
 
 def ratio(entry: dict[str, Any], want: str, plain: str, *keys: str) -> float:
-    total = lambda name: sum(entry["taken"][name][key] for key in keys)
-    return total(want) / total(plain)
+    """The median of the ratios of the turns."""
+    totals = lambda name: map(sum, zip(*(entry["taken"][name][key] for key in keys), strict=True))
+    return statistics.median(ours / theirs for ours, theirs in zip(totals(want), totals(plain), strict=True))
 
 
 def report(document: dict[str, Any]) -> str:
     entries, where = document["cells"], document["environment"]
     rows, high = [], []
+    middle = lambda seconds: f"{1e3 * statistics.median(seconds):.0f}"
     for entry in entries:
         for want in WANTS:
             against = ratio(entry, want, "jax.hessian", "compile_s")
@@ -77,25 +80,26 @@ def report(document: dict[str, Any]) -> str:
                 [
                     entry["cell"],
                     label,
-                    *(milliseconds(entry["taken"][name], key) for name in (want, "jax.hessian") for key in KEYS),
+                    *(middle(entry["taken"][name][key]) for name in (want, "jax.hessian") for key in KEYS),
                     number(against),
                     number(ratio(entry, want, "jax.hessian", *KEYS)),
                     number(ratio(entry, want, "jacrev", "compile_s")) if want == "jacobian" else "",
                 ]
             )
     head = "cell,want,compile ms,trace ms,its compile ms,its trace ms,compile ratio,with tracing,against jacrev"
-    seen = lambda key: ", ".join(sorted({str(entry[key]) for entry in entries}))
+    every = lambda key: ", ".join(sorted({entry[key] for entry in entries}))
+    ends = lambda key: " to ".join(map(str, sorted({choose(entry[key] for entry in entries) for choose in (min, max)})))
     said = f"**missed**: {'; '.join(high)}" if high else "met"
     text = [
         "# Compile times",
         "",
         "ratio = compile time of nablax / that of jit(vmap(jax.hessian)) of the same model, of gradients / that of the",
-        f"gradient of the same loss through it. Medians of {seen('rounds')} compilations by turns, from empty caches.",
+        f"gradient of the same loss through it. Medians of {ends('rounds')} turns, from empty caches.",
         "",
         f"- device: {', '.join(where['devices'])}; {where['processor']}",
         f"- versions: {', '.join(f'{name} {version}' for name, version in where['versions'].items())}",
-        f"- commit: {seen('commit')}; {seen('date')}",
-        f"- load of the machine before each cell: {seen('load')}",
+        f"- commit: {every('commit')}; {every('date')}",
+        f"- load of the machine, one-minute average before each cell: {ends('load')}",
         "",
         f"At most {BAR} in every square: {said}.",
         "",
@@ -117,7 +121,7 @@ def main() -> None:
     document = json.loads(file.read_text()) if file.exists() else {"cells": []}
     document["environment"] = environment()
     for name in options.cells:
-        when = {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": f"{os.getloadavg()[0]:.1f}"}
+        when = {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": round(os.getloadavg()[0], 1)}
         found = [measure(name, gradient, options.rounds) | when for gradient in (False, True)]
         kept = [entry for entry in document["cells"] if entry["cell"] != name]
         document["cells"] = sorted(kept + found, key=lambda entry: names.index(entry["cell"]))
