@@ -87,6 +87,7 @@ def _turns(x: Array) -> Array:
 
 
 def _less_whole(turns: Array) -> Array:
+    """What is beyond the nearest whole turn."""
     return lax.sub(turns, lax.round(turns, lax.RoundingMethod.TO_NEAREST_EVEN))
 
 
