@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import CELLS
 from benchmarks.verdict import AUTO, Target, Verdict, column, judge, targets
 
 
@@ -14,7 +15,10 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def milliseconds(entry: dict[str, Any] | None, key: str = "seconds") -> str:
-    return f"{1e3 * entry[key]:.3g}" if entry and entry.get(key) is not None else ""
+    if not entry or entry.get(key) is None:
+        return ""
+    value = 1e3 * entry[key]
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def megabytes(entry: dict[str, Any] | None) -> str:
@@ -106,7 +110,10 @@ def details(square: dict[str, Any]) -> list[str]:
 
 def write_report(document: dict[str, Any], out: Path) -> str:
     """Write NAME.md and NAME.png beside NAME.json; returns the summary for the terminal."""
-    verdicts = [judge(square) for square in document["squares"]]
+    names, wants = [c.name for c in CELLS], list(dict.fromkeys(square["want"] for square in document["squares"]))
+    place = lambda square: (names.index(square["cell"]), square["gradient"], wants.index(square["want"]))
+    squares = sorted(document["squares"], key=place)
+    verdicts = [judge(square) for square in squares]
     summary = conditions(document)
     if any(v.auto for v in verdicts):
         from benchmarks.picture import draw
@@ -128,7 +135,7 @@ def write_report(document: dict[str, Any], out: Path) -> str:
         "## Contenders",
         "",
     ]
-    for square in document["squares"]:
+    for square in squares:
         text += details(square)
     out.with_suffix(".md").write_text("\n".join(text).rstrip() + "\n")
     return "\n".join(summary)
