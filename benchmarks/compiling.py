@@ -94,7 +94,7 @@ def report(document: dict[str, Any]) -> str:
         "# Compile times",
         "",
         "ratio = compile time of nablax / that of jit(vmap(jax.hessian)) of the same model, of gradients / that of the",
-        f"gradient of the same loss through it. Medians of {ends('rounds')} turns, from empty caches.",
+        f"gradient of the same loss through it. Medians of {ends('rounds')} turns, of ratios too, from empty caches.",
         "",
         f"- device: {', '.join(where['devices'])}; {where['processor']}",
         f"- versions: {', '.join(f'{name} {version}' for name, version in where['versions'].items())}",
