@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.cells import CELLS, Cell, cell
 from benchmarks.grid import RESULTS
-from benchmarks.peers import WANTS, Contender, contenders
+from benchmarks.peers import Contender, contenders
 from benchmarks.report import number, table
-from benchmarks.verdict import AUTO
+from benchmarks.verdict import AUTO, WANTS
 from benchmarks.versions import commit, environment
 from benchmarks.worker import build
 

@@ -24,12 +24,11 @@ from typing import Any
 from benchmarks.cells import CELLS, cell
 from benchmarks.report import write_report
 from benchmarks.task import Task
-from benchmarks.verdict import column
+from benchmarks.verdict import WANTS, column
 from benchmarks.versions import commit, environment
 
 # A Python error that reaches the top is a bug of the worker, not of the contender that was busy.
 BROKEN = "the worker broke off"
-WANTS = ("jacobian", "hessian", "hessian_diagonal", "laplacian")
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from benchmarks.cells import Cell
 from benchmarks.ops import jax_ops
 
-WANTS = ("jacobian", "hessian", "hessian_diagonal", "laplacian")
 FIRST_ORDER = ("auto", "forward", "reverse")
 SECOND_ORDER = ("auto", "forward", "adjoint", "forward_over_reverse", "forward_over_forward", "reverse_over_reverse")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import CELLS
-from benchmarks.verdict import AUTO, Target, Verdict, column, judge, targets
+from benchmarks.verdict import AUTO, WANTS, Target, Verdict, column, judge, targets
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -110,8 +110,8 @@ def details(square: dict[str, Any]) -> list[str]:
 
 def write_report(document: dict[str, Any], out: Path) -> str:
     """Write NAME.md and NAME.png beside NAME.json; returns the summary for the terminal."""
-    names, wants = [c.name for c in CELLS], list(dict.fromkeys(square["want"] for square in document["squares"]))
-    place = lambda square: (names.index(square["cell"]), square["gradient"], wants.index(square["want"]))
+    names = [c.name for c in CELLS]
+    place = lambda square: (names.index(square["cell"]), square["gradient"], WANTS.index(square["want"]))
     squares = sorted(document["squares"], key=place)
     verdicts = [judge(square) for square in squares]
     summary = conditions(document)

@@ -9,6 +9,7 @@ from typing import Any
 
 Entry = dict[str, Any]
 AUTO = "nablax:auto"
+WANTS = ("jacobian", "hessian", "hessian_diagonal", "laplacian")
 WITHIN = 1.10
 # What is promised: ratios of every square, of their mean, of Hessians with many outputs and of gradients through
 # Hessians, of diagonals and Laplacians against the peers made for them; shares of memory. Compile times have a
