@@ -19,9 +19,8 @@ from nablax.graph.inline import equations
 from nablax.graph.nodes import Kind
 from nablax.graph.products import product_p
 from nablax.graph.sums import total_p
-from nablax.strategies.adjoint import _congruence
 from nablax.strategies.base import Wants
-from nablax.strategies.forward import _blocks as blocks_of
+from nablax.strategies.curvature import _congruence
 from nablax.strategies.sweep import Request
 
 N = 4
@@ -75,6 +74,8 @@ APART = {
     "determinant": lambda r: jnp.stack(jnp.linalg.slogdet(jnp.tanh(jnp.sin(r @ W) @ draw(5, N)) + 3 * jnp.eye(N))),
     "what a where discards": lambda r: meet(jnp.where(r > 0, jnp.sqrt(jnp.where(r > 0, r, 1.0)), r**2) @ W),
     "split and stacked": lambda r: meet(halves_of(jnp.sin(r @ W))),
+    "complex numbers": lambda r: meet(jnp.real(jnp.exp(1j * r) @ W) * jnp.imag(jnp.tanh(jnp.exp(1j * r) @ (W + 0.5j)))),
+    "entries in a row": lambda r: meet(jnp.tanh((jnp.sin(r) @ W).reshape(-1)) ** 2),
     "no meeting": lambda r: jnp.sin(r @ W),
     "a loop over particles": lambda r: jax.lax.scan(lambda c, s: (jnp.tanh(c + s), c @ c), r[0] @ W, jnp.sin(r @ W))[1],
     "vmapped": lambda r: meet(jax.vmap(lambda one: jnp.tanh(one @ W) * jnp.sum(one**2))(r)),
@@ -108,18 +109,41 @@ def test_particles_apart_and_together(name):
     model, X = APART[name], draw(3, N, 3, seed=1)
     graph = graph_of(model)
     assert graph.blocks.count == N
+    assert graph.parts is not None
     assert all(node.kind is not Kind.OPAQUE for node in graph.program.nodes)
-    J, H, diagonal, trace = reference(model, X)
-    found = nablax.derivatives(model, "jacobian", "hessian", "hessian_diagonal", "laplacian", strategy="forward")(X)
-    close = lambda a, b: np.testing.assert_allclose(np.ravel(a), np.ravel(b), rtol=1e-10, atol=1e-10)
-    close(found["jacobian"], J)
-    close(found["hessian"], H)
-    close(found["hessian_diagonal"], diagonal)
-    close(found["laplacian"], trace)
+    expected = dict(zip(("jacobian", "hessian", "hessian_diagonal", "laplacian"), reference(model, X), strict=True))
+    for strategy in ("forward", "adjoint"):
+        found = nablax.derivatives(model, *expected, strategy=strategy)(X)
+        for want, value in expected.items():
+            np.testing.assert_allclose(np.ravel(found[want]), np.ravel(value), rtol=1e-10, atol=1e-10)
 
 
+def test_particles_apart_with_one_output():
+    """Contracted pair by pair, where several outputs are contracted output by output."""
+    model, X = lambda r: APART["layer norm"](r)[0], draw(3, N, 3, seed=1)
+    found = nablax.derivatives(model, "hessian", "hessian_diagonal", strategy="adjoint")(X)
+    _, H, diagonal, _ = reference(model, X)
+    np.testing.assert_allclose(found["hessian"], H, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(np.ravel(found["hessian_diagonal"]), np.ravel(diagonal), rtol=1e-10, atol=1e-10)
+
+
+def test_a_part_that_needs_the_rest_is_not_cut_off():
+    """Each particle is scaled by a number without derivative, which all of them decide."""
+
+    def model(r):
+        together = jnp.sum(jnp.tanh(U @ jnp.sin(r)))
+        return meet(jnp.tanh(jnp.cos(r) @ W * jnp.floor(together))) + together
+
+    graph, X = graph_of(model), draw(2, N, 3)
+    assert graph.blocks is not None
+    assert graph.parts is None
+    found = nablax.hessian(model, strategy="adjoint")(X)
+    np.testing.assert_allclose(found, jax.jit(jax.vmap(jax.hessian(model)))(X), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
 @pytest.mark.parametrize("name", [pytest.param("dense layers", marks=pytest.mark.slow), "determinant"])
-def test_gradients_go_through_blocks(name):
+def test_gradients_go_through_blocks(name, strategy):
     X = draw(2, N, 3, seed=2)
     scaled = lambda p, r: APART[name](p * r)
     loss = lambda H, L: jnp.sum(jnp.sin(H)) + jnp.sum(L**2)
@@ -129,7 +153,7 @@ def test_gradients_go_through_blocks(name):
         return loss(H, jnp.trace(H.reshape(2, -1, 12, 12), axis1=2, axis2=3))
 
     def ours(p):
-        found = nablax.derivatives(scaled, "hessian", "laplacian", strategy="forward")(p, X)
+        found = nablax.derivatives(scaled, "hessian", "laplacian", strategy=strategy)(p, X)
         return loss(found["hessian"], found["laplacian"])
 
     np.testing.assert_allclose(jax.jit(jax.grad(ours))(1.1), jax.jit(jax.grad(plain))(1.1), rtol=1e-9)
@@ -146,18 +170,19 @@ def test_weighted_traces(name, shape):
     H = H.reshape(3, -1, 12, 12)
     full = weights if np.ndim(weights) == 2 else np.diag(np.broadcast_to(weights, 12))
     wants = ("laplacian", "jacobian") if name != "layer norm" else ("laplacian", "hessian_diagonal")
-    found = nablax.derivatives(model, *wants, weights=jnp.asarray(weights), strategy="forward")(X)
-    np.testing.assert_allclose(found["laplacian"], np.einsum("dace,ce->da", H, full), rtol=1e-10, atol=1e-9)
-    wanted = jacobian if "jacobian" in found else np.diagonal(H, axis1=2, axis2=3).reshape(jacobian.shape)
-    np.testing.assert_allclose(found[wants[1]], wanted, rtol=1e-10, atol=1e-9)
+    wanted = jacobian if "jacobian" in wants else np.diagonal(H, axis1=2, axis2=3).reshape(jacobian.shape)
+    for strategy in ("forward", "adjoint"):
+        found = nablax.derivatives(model, *wants, weights=jnp.asarray(weights), strategy=strategy)(X)
+        np.testing.assert_allclose(found["laplacian"], np.einsum("dace,ce->da", H, full), rtol=1e-10, atol=1e-9)
+        np.testing.assert_allclose(found[wants[1]], wanted, rtol=1e-10, atol=1e-9)
 
 
 def test_masses_are_weighted_where_directions_start():
     """The Laplacian of particles with masses costs six directions instead of twelve, and its gradient is right."""
     graph = graph_of(APART["dense layers"])
     requested = lambda weights: Request(Wants(frozenset({"laplacian"})), 12, weights)
-    assert blocks_of(graph.bind([]), requested(jnp.ones(12))) is graph.blocks
-    assert blocks_of(graph.bind([]), requested(jnp.ones((12, 12)))) is None
+    assert requested(jnp.ones(12)).blocks(graph) is graph.blocks
+    assert requested(jnp.ones((12, 12))).blocks(graph) is None
     model, X = APART["dense layers"], draw(2, N, 3)
     H = lambda: jax.vmap(jax.hessian(model))(X).reshape(2, -1, 12, 12)
     loss = lambda w: jnp.sum(nablax.laplacian(model, weights=w, strategy="forward")(X) ** 2)
@@ -271,14 +296,15 @@ def test_explain_tells_of_blocks():
     assert "apart" not in str(told(meet))
 
 
-def test_blocks_save_the_work_that_they_promise():
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
+def test_blocks_save_the_work_that_they_promise(strategy):
     """Three directions instead of twelve, in all but the last layer."""
     H = draw(3, 64), draw(64, 64)
     model = lambda r: jnp.sum(jnp.tanh(U @ jnp.tanh(jnp.tanh(r @ H[0]) @ H[1])))
     X = draw(16, N, 3)
     flops = lambda f: jax.jit(f).lower(X).compile().cost_analysis()["flops"]
-    apart = flops(nablax.laplacian(model, strategy="forward"))
-    together = flops(nablax.laplacian(lambda r: model(r[jnp.arange(N)]), strategy="forward"))
+    apart = flops(nablax.laplacian(model, strategy=strategy))
+    together = flops(nablax.laplacian(lambda r: model(r[jnp.arange(N)]), strategy=strategy))
     assert together > 2 * apart
 
 

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+from jax import Array
 from jax.extend.core import primitives as p
 
 from nablax._compat import SPLIT, STACK, UNSTACK
 from nablax.graph.dense import dense_p
-from nablax.graph.inline import Equation, Variable
+from nablax.graph.inline import Equation, Flat, Variable
 from nablax.graph.nodes import Kind, Node, Program
 from nablax.graph.once import once_p
 
@@ -43,6 +45,17 @@ class Blocks:
         """Whether everything that `node` reads and gives falls into blocks."""
         return all(v in self.inner for v in (*node.roots, *node.outputs))
 
+    def axis(self, variable: Variable) -> int | None:
+        """The axis of a value that counts the blocks, if one does."""
+        return _axis(variable.aval.shape, self.inner[variable], self.count)
+
+    def apart(self, array: Array, variable: Variable, leading: int) -> Array:
+        """Entries of a value behind `leading` other axes, block by block: (count, *leading, entries of a block)."""
+        lead, axis = array.shape[:leading], self.axis(variable)
+        if axis is None:
+            array, axis = array.reshape(*lead, -1, self.count, self.inner[variable]), 1
+        return jnp.moveaxis(array, leading + axis, 0).reshape(self.count, *lead, -1)
+
 
 def blocks(program: Program) -> Blocks | None:
     """The blocks that save most; None where no curved node falls into any."""
@@ -53,6 +66,42 @@ def blocks(program: Program) -> Blocks | None:
     saved = lambda b: (1 - 1 / b.count) * sum(_size(node) for node in program.nodes if b.holds(node))
     curved = [b for b in found if any(node.kind is not Kind.LINEAR and b.holds(node) for node in program.nodes)]
     return max(curved, key=saved, default=None)
+
+
+def parted(program: Program, blocks: Blocks) -> tuple[Program, Program] | None:
+    """A program up to where `blocks` meet, and from there on; None where the first part needs something of the second.
+
+    The first gives what the second reads: first what depends on the inputs, then what does not. The second takes that
+    the other way round.
+    """
+    known, first, second = set(program.flat.inputs), [], []
+    for step in program.steps:
+        reads = {a for eqn in _equations(step) for a in eqn.inputs if isinstance(a, Variable)}
+        own = {o for eqn in _equations(step) for o in eqn.outputs}
+        ready = known.issuperset(reads - own)
+        held = isinstance(step, Node) and blocks.holds(step)
+        if held and not ready:
+            return None
+        here = held or (ready and isinstance(step, Equation))
+        (first if here else second).append(step)
+        if here:
+            known |= own
+    wanted = [a for step in second for eqn in _equations(step) for a in eqn.inputs] + list(program.flat.outputs)
+    across = [a for a in dict.fromkeys(wanted) if a in known]
+    meeting, rest = [a for a in across if a in blocks.inner], [a for a in across if a not in blocks.inner]
+    return (
+        _part(program, first, program.flat.inputs, (*meeting, *rest)),
+        _part(program, second, (*rest, *meeting), program.flat.outputs),
+    )
+
+
+def _equations(step: Equation | Node) -> tuple[Equation, ...]:
+    return (step,) if isinstance(step, Equation) else step.equations
+
+
+def _part(program: Program, steps: list[Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> Program:
+    flat = Flat(tuple(inputs), tuple(outputs), tuple(eqn for step in steps for eqn in _equations(step)))
+    return Program(flat, tuple(steps), program.varying)
 
 
 def _rows_of(eqn: Equation, C: int) -> int:

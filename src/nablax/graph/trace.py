@@ -16,7 +16,7 @@ import jax.extend.core as jex
 from jax import Array
 
 from nablax._compat import SELECT, jaxpr_of
-from nablax.graph.blocks import Blocks, blocks
+from nablax.graph.blocks import Blocks, blocks, parted
 from nablax.graph.classify import JAX, KINKS, Table
 from nablax.graph.inline import Flat, equations
 from nablax.graph.needed import prepared
@@ -84,6 +84,11 @@ class Graph:
     def blocks(self) -> Blocks | None:
         """Which values depend on their own block of v alone, if any curved one does."""
         return blocks(self.program)
+
+    @cached_property
+    def parts(self) -> tuple[Program, Program] | None:
+        """Where values fall into blocks: up to where these meet, and from there on. None if it cannot be cut there."""
+        return None if self.blocks is None else parted(self.program, self.blocks)
 
     @cached_property
     def carrying_primitives(self) -> frozenset[Any]:

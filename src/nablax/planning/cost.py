@@ -24,7 +24,7 @@ from nablax.graph.nodes import Kind, Loop, Node, Program
 from nablax.graph.probes import Probe, probes
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
-from nablax.strategies.adjoint import pairs_pay
+from nablax.strategies.curvature import pairs_pay
 
 ENTRY = 12.0
 BATCHED = 3.0
@@ -63,11 +63,6 @@ def work_of_pass(program: Program, in_loops: float = 1.0) -> float:
     return sum(_push(node) * steps * (1.0 if steps == 1 else in_loops) for node, steps in _nodes(program))
 
 
-def bends(program: Program) -> list[Bend]:
-    """The curved nodes."""
-    return [_bend(probe) for probe in probes(program)]
-
-
 def _bend(probe: Probe) -> Bend:
     node, steps = probe.node, math.prod(probe.lengths)
     pairs = max(len(node.pairs), 1)
@@ -89,21 +84,22 @@ def work(strategy: Strategy, problem: Problem, differentiated: bool = False) -> 
     if order > 2:
         return once + push * (1 + C) ** order * (A if strategy.reverse_mode else 1)
     full = "hessian" in problem.wants.names
-    rows, couples = problem.second_rows(C)
-    curved = bends(program)
+    _, couples = problem.second_rows(C)
+    curved = probes(program)
     match strategy.name:
         case "forward":
             passes = ((_forward(problem, node, differentiated), steps) for node, steps in _nodes(program))
             return once + sum(each * steps * (1.0 if steps == 1 else in_loops) for each, steps in passes)
         case "adjoint":
-            return once + push * (C + A) + sum(_bend_adjoint(b, A, C, rows, couples, full) for b in curved)
+            saved = ((C - directions_in(problem, node)) * _push(node) for node in program.nodes)
+            return once + push * (C + A) - sum(saved) + sum(_bend_adjoint(problem, probe, full) for probe in curved)
         case "forward_over_forward":
             second = C * C if full else couples
-            return once + push * (2 * C + second) + second * sum(_bend_forward(b, 1) for b in curved)
+            return once + push * (2 * C + second) + second * sum(_bend_forward(_bend(probe), 1) for probe in curved)
         case "forward_over_reverse":
-            return once + push * (C + A + A * C) + 2 * A * C * sum(_bend_forward(b, 1) for b in curved)
+            return once + push * (C + A + A * C) + 2 * A * C * sum(_bend_forward(_bend(probe), 1) for probe in curved)
         case _:
-            return once + push * (A + 2 * A * C) + 3 * A * C * sum(_bend_forward(b, 1) for b in curved)
+            return once + push * (A + 2 * A * C) + 3 * A * C * sum(_bend_forward(_bend(probe), 1) for probe in curved)
 
 
 def _forward(problem: Problem, node: Node, differentiated: bool) -> float:
@@ -118,7 +114,7 @@ def _forward(problem: Problem, node: Node, differentiated: bool) -> float:
 
 
 def directions_in(problem: Problem, node: Node) -> int:
-    """How many directions the forward sweep carries through a node."""
+    """How many directions the two sweeps carry through a node."""
     blocks = problem.blocks
     return blocks.width if blocks and blocks.holds(node) else problem.directions
 
@@ -133,7 +129,9 @@ def _bend_forward(bend: Bend, couples: int) -> float:
     return (2 if bend.kind in _BY_PRODUCTS else 6) * bend.push * couples
 
 
-def _bend_adjoint(bend: Bend, A: int, C: int, rows: int, couples: int, full: bool) -> float:
+def _bend_adjoint(problem: Problem, probe: Probe, full: bool) -> float:
+    bend, A, C = _bend(probe), problem.A, directions_in(problem, probe.node)
+    rows, couples = problem.second_rows(C)
     entrywise = bend.kind is Kind.ELEMENTWISE
     if bend.straight and rows >= couples:
         return A * rows * bend.size * bend.pairs
@@ -214,13 +212,14 @@ def _adjoint_set(problem: Problem) -> float:
     rows, _ = problem.second_rows(C)
     local = min(A * C, 2 * rows) if "hessian" in problem.wants.names else max(A, rows)
     widest = max((_bytes(o) for node, _ in _nodes(problem.graph.program) for o in node.outputs), default=8)
-    kept: dict[Variable, int] = {}
+    kept: dict[Variable, int] = {}  # bytes of all tangents
     for probe in probes(problem.graph.program):
         once = probe.node.kind is Kind.ELEMENTWISE and not problem.graph.discards
         for root, repeated in zip(probe.node.roots, probe.repeated, strict=True):
             if not probe.straight and not (once and repeated):
-                kept[root] = math.prod(probe.lengths) * _bytes(root)
-    return C * sum(kept.values()) + (max(A, C) + local) * widest
+                size = directions_in(problem, probe.node) * math.prod(probe.lengths) * _bytes(root)
+                kept[root] = max(size, kept.get(root, 0))
+    return sum(kept.values()) + (max(A, C) + local) * widest
 
 
 def kept_set(problem: Problem, strategy: Strategy) -> float:
@@ -240,7 +239,7 @@ _PRODUCTS = {dense_p, primitives.dot_general_p, primitives.conv_general_dilated_
 
 def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
     """How often a gradient keeps a result of a node: the value, tangents, cotangents, and products of them."""
-    A, C, full = problem.A, problem.directions, "hessian" in problem.wants.names
+    A, full = problem.A, "hessian" in problem.wants.names
     narrow = directions_in(problem, node)
     if problem.wants.order < 2:
         return 1 + (A if strategy.reverse_mode else narrow)
@@ -248,7 +247,8 @@ def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
         case "forward":
             return narrow + (1.8 if full else 1) * problem.second_rows(narrow)[0]  # products of pairs are kept, too
         case "adjoint":
-            return C + A + (problem.second_rows(C)[0] if not full or pairs_pay(node.kind, A, C) else A * C)
+            by_rows = not full or pairs_pay(node.kind, A, narrow)
+            return narrow + A + (problem.second_rows(narrow)[0] if by_rows else A * narrow)
         case _:
             return _carried(problem, strategy, node)
 
@@ -256,10 +256,12 @@ def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
 def _widened(problem: Problem, strategy: Strategy) -> list[int]:
     """Bytes of tangents and rows of what falls into blocks and is read where they meet, widened to all directions."""
     blocks, program = problem.blocks, problem.graph.program
-    if strategy.name != "forward" or blocks is None:
+    if strategy.name not in ("forward", "adjoint") or blocks is None:
         return []
     meet = (root for node in program.nodes if not blocks.holds(node) for root in node.roots)
-    rows = problem.directions + problem.second_rows(problem.directions)[0]
+    rows = problem.directions
+    if strategy.name == "forward":
+        rows += problem.second_rows(problem.directions)[0]
     return [rows * _bytes(v) for v in {*meet, *program.flat.outputs} if isinstance(v, Variable) and v in blocks.inner]
 
 

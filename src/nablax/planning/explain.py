@@ -79,8 +79,8 @@ class Explanation:
         candidates: all strategies, with their cost or the reason that they do not apply.
         nodes: what the planner sees of the model: its nodes, those that look the same taken together.
         opaque: the primitives that nothing is known of.
-        blocks: how many blocks of inputs the model treats apart at first (particles, say), so that the forward sweep
-            needs the directions of one there; 1 if it does not.
+        blocks: how many blocks of inputs the model treats apart at first (particles, say), so that the sweeps
+            need the directions of one there; 1 if it does not.
     """
 
     outputs: int

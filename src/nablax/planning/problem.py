@@ -56,7 +56,7 @@ class Problem:
 
     @property
     def blocks(self) -> Blocks | None:
-        """The blocks of inputs that the forward sweep narrows its directions to."""
+        """The blocks of inputs that the two sweeps narrow their directions to."""
         return self.graph.blocks if self.wants.order == 2 and not self.wants.indices else None
 
     @cached_property

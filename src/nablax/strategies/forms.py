@@ -9,7 +9,7 @@ c = c.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nablax.graph.blocks import Blocks
 from nablax.graph.determinants import curvature_factors
+from nablax.graph.inline import Variable
 from nablax.graph.pairs import pair_products, pair_squares, picked, symmetric
+from nablax.strategies.base import unit_vectors
 
 
 class Form(ABC):
@@ -53,6 +56,10 @@ class Form(ABC):
         `count` blocks, with `inner` entries behind the number of the block (see `nablax.graph.blocks`).
         """
         return rows
+
+    def of_blocks(self, rows: Array) -> Array:
+        """The same for numbers: from those of every block (count, k, A), of matrices (count, A, n, n)."""
+        return jnp.sum(rows, 0)
 
     def products(self, first: Array, second: Array) -> Array:
         """Rows for the entrywise product of the tangents of two roots: (rows, ...)."""
@@ -133,6 +140,16 @@ class Pairs(Form):
         own = block[:, None] == np.arange(count)
         return jnp.where(own[:, None, :, None], spread, 0).reshape(self.rows, *shape)
 
+    def of_blocks(self, rows: Array) -> Array:
+        if self.is_diagonal:
+            return rows.reshape(self.rows, -1)
+        if rows.ndim == 3:
+            rows = jax.vmap(Pairs.triangle(self.count // len(rows)).matrix)(rows)
+        count, A, *_ = rows.shape
+        spread = jnp.moveaxis(rows, 0, 1)[:, :, :, None]
+        own = np.eye(count, dtype=bool)[:, None, :, None]
+        return jnp.where(own, spread, 0).reshape(A, self.count, self.count)
+
     def products(self, first: Array, second: Array) -> Array:
         if self.first == self.second:
             return super().products(first, second)
@@ -203,3 +220,17 @@ class Halves(Form):
 
     def reduce(self, rows: Array) -> Array:
         return rows.sum(axis=0, keepdims=True)
+
+
+def narrow_directions(blocks: Blocks, forms: Iterable[Form], dtype: Any) -> Array:
+    """The directions of one block, of all blocks at once: (width, C), or more where a form asks for it."""
+    tangents = jnp.tile(unit_vectors(blocks.width, dtype), (1, blocks.count))
+    for form in forms:
+        tangents = form.seeds(tangents)
+    return tangents
+
+
+def widened_tangents(tangents: Array, blocks: Blocks, variable: Variable) -> Array:
+    """(C, *shape): the tangents of a variable in blocks along all directions."""
+    every = Pairs.diagonal(blocks.count * blocks.width)
+    return every.widened(tangents[: blocks.width], blocks.count, blocks.inner[variable])

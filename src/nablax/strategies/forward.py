@@ -30,7 +30,7 @@ from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
 from nablax.graph.once import once
 from nablax.graph.slopes import curvatures, first_derivative
 from nablax.strategies.base import Derivatives, Strategy, Wants, unit_vectors
-from nablax.strategies.forms import Form, Halves, Pairs
+from nablax.strategies.forms import Form, narrow_directions, widened_tangents
 from nablax.strategies.nested import first_order_partials, forward_jacobian
 from nablax.strategies.sweep import Request
 
@@ -66,22 +66,12 @@ class Forward(Strategy):
             return first_order_partials(Derivatives(y, jacobian, rest=rest), wants)
         request = Request(wants, v.size, weights)
         forms = tuple(request.forms.values())
-        moved, rest = pushed(f, v, request.directions(v), forms, _blocks(f, request))
+        moved, rest = pushed(f, v, request.directions(v), forms, request.blocks(f.graph))
         found = [_rows_or_zeros(r, form, moved.value) for r, form in zip(moved.rows, forms, strict=True)]
         rows = dict(zip(request.forms, found, strict=True))
         if "hessian" in rows:  # a symmetric matrix has every entry in two places
             rows["hessian"] = once(rows["hessian"])
         return request.results(moved.value, moved.tangents, rows, rest)
-
-
-def _blocks(f: Bound, request: Request) -> Blocks | None:
-    """The blocks of inputs that directions and forms may be narrowed to."""
-    blocks = f.graph.blocks
-    if blocks is None or len(request.coordinates) < request.inputs:
-        return None
-    within = [form.within(blocks.width) for form in request.forms.values()]
-    apart = all(within) and (len(within) == 1 or not any(isinstance(form, Halves) for form in within))
-    return blocks if apart else None
 
 
 def pushed(
@@ -119,17 +109,14 @@ def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...], bloc
     def widened(variable: Variable) -> Moving:
         if variable not in moving:
             assert blocks is not None
-            moving[variable] = _widened(narrow[variable], forms, blocks, blocks.inner[variable])
+            moving[variable] = _widened(narrow[variable], forms, blocks, variable)
         return moving[variable]
 
     for variable, value in zip(program.flat.inputs, inputs, strict=True):
         write(variable, value, moving)
     if blocks is not None:
         v = program.flat.inputs[-1]
-        tangents = jnp.tile(unit_vectors(blocks.width, values[v].dtype), (1, blocks.count))
-        for form in forms:
-            tangents = form.seeds(tangents)
-        narrow[v] = Moving(values[v], tangents, (None,) * len(forms))
+        narrow[v] = Moving(values[v], narrow_directions(blocks, forms, values[v].dtype), (None,) * len(forms))
         thin = [within for form in forms if (within := form.within(blocks.width))]
     for step in program.steps:
         if isinstance(step, Equation):
@@ -147,12 +134,11 @@ def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...], bloc
     return [widened(o) if moves(o) else read(values, o) for o in program.flat.outputs]  # pyright: ignore[reportArgumentType]
 
 
-def _widened(value: Moving, forms: tuple[Form, ...], blocks: Blocks, inner: int) -> Moving:
+def _widened(value: Moving, forms: tuple[Form, ...], blocks: Blocks, variable: Variable) -> Moving:
     """With tangents and rows for the directions of all blocks."""
-    wide = lambda form, rows: form.widened(rows, blocks.count, inner)
+    wide = lambda form, rows: form.widened(rows, blocks.count, blocks.inner[variable])
     rows = (None if r is None else wide(form, r) for form, r in zip(forms, value.rows, strict=True))
-    tangents = wide(Pairs.diagonal(blocks.count * blocks.width), value.tangents[: blocks.width])
-    return Moving(value.value, tangents, tuple(rows))
+    return Moving(value.value, widened_tangents(value.tangents, blocks, variable), tuple(rows))
 
 
 def _node(node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form, ...]) -> list[tuple[Variable, Any]]:

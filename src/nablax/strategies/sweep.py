@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nablax.graph import Graph
+from nablax.graph.blocks import Blocks
 from nablax.strategies.base import Derivatives, Wants, unit_vectors
-from nablax.strategies.forms import Form, Pairs, Trace
+from nablax.strategies.forms import Form, Halves, Pairs, Trace
 
 
 class Request:
@@ -43,6 +45,15 @@ class Request:
         """(n, C): the unit vectors of the coordinates."""
         unit = unit_vectors(self.inputs, v.dtype)
         return unit if len(self.coordinates) == self.inputs else unit[np.array(self.coordinates, int)]
+
+    def blocks(self, graph: Graph) -> Blocks | None:
+        """The blocks of inputs that directions and forms may be narrowed to."""
+        blocks = graph.blocks
+        if blocks is None or len(self.coordinates) < self.inputs:
+            return None
+        within = [form.within(blocks.width) for form in self.forms.values()]
+        apart = all(within) and (len(within) == 1 or not any(isinstance(form, Halves) for form in within))
+        return blocks if apart else None
 
     def results(self, y: Array, columns: Array, rows: Mapping[str, Array], rest: list[Array]) -> Derivatives:
         """Derivatives from the value (A,), the tangents (n, A) and the rows (k, A) of every form; a Hessian may be
