@@ -211,6 +211,13 @@ class TestPairs:
         np.testing.assert_allclose(form.products(x, x), self.plain(form, x, x) / 2, rtol=1e-15)
         same_derivatives(lambda x: form.products(x, x), lambda x: self.plain(form, x, x) / 2, x)
 
+    def test_with_a_weight_of_each_entry(self, name):
+        form, x, y, weight = PAIRS[name], draw(4, 2), draw(4, 2) + 1, draw(2) - 2
+        squares = lambda x, weight: weight[None] * self.plain(form, x, x) / 2
+        same_derivatives(lambda x, weight: form.products(x, x, weight), squares, x, weight)
+        products = weight[None] * self.plain(form, x, y)
+        np.testing.assert_allclose(form.products(x, y, weight), products, rtol=1e-14)
+
     def test_mapped_and_its_gradient(self, name):
         form = PAIRS[name]
         ours, plain = lambda x, y: pair_products(x, y, form.first, form.second), lambda x, y: self.plain(form, x, y)
@@ -222,6 +229,13 @@ def test_the_gradient_of_pairs_scatters_nothing():
     form = Pairs.triangle(4)
     loss = lambda x: jnp.sum(jax.vmap(lambda x: form.products(x, x))(x) ** 2)
     assert "scatter" not in str(jax.make_jaxpr(jax.grad(loss))(draw(3, 4, 5)))
+
+
+def test_no_rows_are_kept_for_the_gradient_by_a_weight():
+    """Looked up in a table, they would be written down for the way back: XLA looks nothing up twice."""
+    form = Pairs.triangle(4)
+    _, back = jax.vjp(lambda x, weight: form.products(x, x, weight), draw(4, 5), draw(5))
+    assert max(kept.size for kept in jax.tree.leaves(back)) == 4 * 5
 
 
 def test_the_matrix_of_a_triangle():

@@ -48,6 +48,23 @@ def _squares_along(first: Numbers, second: Numbers, at: tuple[Array], along: tup
     return pair_squares(x, first, second), pair_products(x, tangent, first, second)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def weighted_squares(x: Array, weight: Array, first: Numbers, second: Numbers) -> Array:
+    """``rows[k] = weight x[c] x[e]``, for a weight of each entry (...).
+
+    What follows a change of either factor is one product of pairs, and goes back as one: no row has to be kept for
+    the weight, and none to be looked up again.
+    """
+    return weight[None] * pair_squares(x, first, second)
+
+
+@weighted_squares.defjvp
+def _weighted_along(first: Numbers, second: Numbers, at: Any, along: Any) -> tuple[Array, Array]:
+    (x, weight), (tangent, more) = at, along
+    half = weight[None] * tangent + more[None] * x / 2
+    return weighted_squares(x, weight, first, second), pair_products(x, half, first, second)
+
+
 def _products(x: Array, y: Array, *, first: Numbers, second: Numbers, axis: int) -> Array:
     return picked(x, first, axis) * picked(y, second, axis) + picked(y, first, axis) * picked(x, second, axis)
 

@@ -125,6 +125,9 @@ def _rows(form: Form, node: Curved) -> Iterator[Term]:
         multiply = _straight_products if probe.straight else _products
 
         def part(scaled: Array, *both: Array) -> Term:
+            if len(scaled) == 1 and not probe.straight:
+                weighted = form.products(both[0], both[-1], scaled[0])
+                return node.sum(lambda rows: Entries(rows[:, None]), (weighted, outputs[0], 1))
             products = form.products(both[0], both[-1])
             return node.sum(multiply, (products, outputs[0], 1), (scaled, outputs[0], 1))
 

@@ -21,7 +21,7 @@ from jax import Array
 from nablax.graph.blocks import Blocks
 from nablax.graph.determinants import curvature_factors
 from nablax.graph.inline import Variable
-from nablax.graph.pairs import pair_products, pair_squares, picked, symmetric
+from nablax.graph.pairs import pair_products, pair_squares, picked, symmetric, weighted_squares
 from nablax.strategies.base import unit_vectors
 
 
@@ -61,12 +61,16 @@ class Form(ABC):
         """The same for numbers: from those of every block (count, k, A), of matrices (count, A, n, n)."""
         return jnp.sum(rows, 0)
 
-    def products(self, first: Array, second: Array) -> Array:
-        """Rows for the entrywise product of the tangents of two roots: (rows, ...)."""
+    def products(self, first: Array, second: Array, weight: Array | None = None) -> Array:
+        """Rows for the entrywise product of the tangents of two roots (rows, ...), times a weight (...) if there is
+        one.
+        """
         left, right = self.partners(first)[0], self.partners(second)[1]
-        if first is second:
-            return self.reduce(left * right)
-        return self.reduce(left * right + self.partners(second)[0] * self.partners(first)[1])
+        products = left * right
+        if first is not second:
+            products += self.partners(second)[0] * self.partners(first)[1]
+        rows = self.reduce(products)
+        return rows if weight is None else weight[None] * rows
 
     def log_determinant(self, A: Array, tangents: Array) -> Array:
         """Rows (rows, ..) of d2 log|det A| for tangents (n, .., N, N) of matrices A."""
@@ -150,12 +154,14 @@ class Pairs(Form):
         own = np.eye(count, dtype=bool)[:, None, :, None]
         return jnp.where(own, spread, 0).reshape(A, self.count, self.count)
 
-    def products(self, first: Array, second: Array) -> Array:
+    def products(self, first: Array, second: Array, weight: Array | None = None) -> Array:
         if self.first == self.second:
-            return super().products(first, second)
-        if first is second:
+            return super().products(first, second, weight)
+        if first is not second:
+            return pair_products(first, second if weight is None else weight[None] * second, self.first, self.second)
+        if weight is None:
             return pair_squares(first, self.first, self.second)
-        return pair_products(first, second, self.first, self.second)
+        return weighted_squares(first, weight, self.first, self.second)
 
     def matrix(self, rows: Array) -> Array:
         """The symmetric matrices (A, n, n) of the rows (n (n + 1) / 2, A) of a triangle."""

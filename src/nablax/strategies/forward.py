@@ -183,7 +183,7 @@ def _elementwise(
     rows = []
     for k, form in enumerate(forms):
         row = sum(
-            bend[None] * form.products(roots[i].tangents, roots[j].tangents)
+            form.products(roots[i].tangents, roots[j].tangents, bend)
             for (i, j), bend in zip(node.pairs, bends, strict=True)
         )
         for slope, root in zip(slopes, roots, strict=True):
