@@ -62,6 +62,10 @@ class Plan:
         return self.strategy.name, self.chunk_size
 
 
+EQUAL = 1.02
+"""Up to so many times the least work counts as equal: predictions are not as good as that."""
+
+
 def strategy_named(name: str) -> Strategy:
     """The strategy that users call by this name."""
     return next(strategy for strategy in BUILT_IN if strategy.name == name)
@@ -89,7 +93,7 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
     """Select the strategy for `problem`.
 
     The rule of "auto" is the least work, counted on the graph (`nablax.planning.cost`), among the strategies that
-    apply and fit the budget of memory. In passes of one tangent through the model, n curved numbers in the graph and
+    apply and fit the budget of memory; of equal ones, the one that holds least for a sample. In passes of one tangent through the model, n curved numbers in the graph and
     K = C (C + 1) / 2:
 
     ==================== ======== ================= ==================== ====================
@@ -121,7 +125,8 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
     able = tuple(c for c in found if c.why_not is None)
     if not able:
         _refuse_all(problem, found)
-    best = min(able, key=lambda c: c.work or 0.0)
+    least = min(c.work or 0.0 for c in able)
+    best = min((c for c in able if (c.work or 0.0) <= EQUAL * least), key=lambda c: working_set(problem, c.strategy))
     reason = f"least work for A={problem.A}, C={problem.C}: {best.work:.3g} operations for each sample"
     return Plan(best.strategy, best.chunk_size, reason, able=able)
 
