@@ -93,7 +93,8 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
     """Select the strategy for `problem`.
 
     The rule of "auto" is the least work, counted on the graph (`nablax.planning.cost`), among the strategies that
-    apply and fit the budget of memory; of equal ones, the one that holds least for a sample. In passes of one tangent through the model, n curved numbers in the graph and
+    apply and fit the budget of memory; of equal ones, the one that holds least for a sample. In passes of one tangent
+    through the model, n curved numbers in the graph and
     K = C (C + 1) / 2:
 
     ==================== ======== ================= ==================== ====================

@@ -1,7 +1,7 @@
 """What one curved node adds to a Hessian: its second derivative along pairs of tangents, then its adjoints.
 
-A contraction comes in two forms: pair by pair, rows (k, A) for all outputs (`rows`), or output by output, matrices (A,
-n, n) for all pairs (`matrices`). Of a node in blocks (see `nablax.graph.blocks`) both are taken block by block, and
+A contraction comes in two forms: pair by pair, rows (k, A) for all outputs, or output by output, matrices (A, n,
+n) for all pairs. Of a node in blocks (see `nablax.graph.blocks`) both are taken block by block, and
 the blocks lead: (count, k, A) or (count, A, n, n), n directions of one block each.
 """
 
@@ -99,13 +99,14 @@ def contracted(form: Form, nodes: Iterable[Curved], outputs: int, dtype: Any, bl
     triangle = form if isinstance(form, Pairs) and form.is_triangle else None
     pairs: list[Curved] = []
     others: list[Curved] = []
-    for node in nodes:
-        by_pairs = not triangle or node.probe.straight or pairs_pay(node.node.kind, outputs, triangle.count)
-        (pairs if by_pairs else others).append(node)
+    for curved in nodes:
+        by_pairs = not triangle or curved.probe.straight or pairs_pay(curved.node.kind, outputs, triangle.count)
+        (pairs if by_pairs else others).append(curved)
     lead = () if blocks is None else (blocks.count,)
 
     def summed(terms: Any, nodes: list[Curved], *shape: int) -> Array:
-        return _added([jnp.zeros((*lead, *shape), dtype), *(term for node in nodes for term in terms(form, node))]).real
+        each = (term for curved in nodes for term in terms(form, curved))
+        return _added([jnp.zeros((*lead, *shape), dtype), *each]).real
 
     rows = summed(_rows, pairs, form.rows, outputs)
     if not triangle or not others:
@@ -115,78 +116,78 @@ def contracted(form: Form, nodes: Iterable[Curved], outputs: int, dtype: Any, bl
         return whole
     # Looked up in a table, its entries would keep XLA from adding those of long terms several at a time.
     matrix = triangle.matrix(rows) if blocks is None else jax.vmap(triangle.matrix)(rows)
-    return whole + (once(matrix) if any(len(node.node.roots) > 1 for node in others) else matrix)
+    return whole + (once(matrix) if any(len(curved.node.roots) > 1 for curved in others) else matrix)
 
 
-def _rows(form: Form, node: Curved) -> Iterator[Term]:
+def _rows(form: Form, curved: Curved) -> Iterator[Term]:
     """The rows (k, A) that one node adds: its second derivative along the pairs of the form, then the adjoint."""
-    probe, J, adjoints, outputs = node.probe, node.tangents, node.adjoints, node.node.outputs
-    if node.node.kind is Kind.ELEMENTWISE:
+    probe, J, adjoints, outputs = curved.probe, curved.tangents, curved.adjoints, curved.node.outputs
+    if curved.node.kind is Kind.ELEMENTWISE:
         multiply = _straight_products if probe.straight else _products
 
         def part(scaled: Array, *both: Array) -> Term:
             if len(scaled) == 1 and not probe.straight:
                 weighted = form.products(both[0], both[-1], scaled[0])
-                return node.sum(lambda rows: Entries(rows[:, None]), (weighted, outputs[0], 1))
+                return curved.sum(lambda rows: Entries(rows[:, None]), (weighted, outputs[0], 1))
             products = form.products(both[0], both[-1])
-            return node.sum(multiply, (products, outputs[0], 1), (scaled, outputs[0], 1))
+            return curved.sum(multiply, (products, outputs[0], 1), (scaled, outputs[0], 1))
 
-        for scaled, both, _ in _pairs(node):
+        for scaled, both, _ in _pairs(curved):
             term = _summed_over_steps(part, probe)(scaled, *both)
-            yield _apart(term) if len(node.node.roots) > 1 else term
+            yield _apart(term) if len(curved.node.roots) > 1 else term
         return
 
-    if node.node.kind is Kind.DETERMINANT:
-        rows = form.log_determinant(*node.roots, *J)
-        yield node.sum(_products, (rows, outputs[1], 1), (adjoints[1], outputs[1], 1))
+    if curved.node.kind is Kind.DETERMINANT:
+        rows = form.log_determinant(*curved.roots, *J)
+        yield curved.sum(_products, (rows, outputs[1], 1), (adjoints[1], outputs[1], 1))
         return
 
     def bend(left: Tangents, right: Tangents) -> Tangents:
-        local = lambda roots, capture, left, right: _second_derivative(_phi(node.node, capture), roots, left, right)
-        return _over_steps(local, probe)(node.roots, node.second, left, right)
+        local = lambda roots, capture, left, right: _second_derivative(_phi(curved.node, capture), roots, left, right)
+        return _over_steps(local, probe)(curved.roots, curved.second, left, right)
 
     for rows, lam, output in zip(form.apply(bend, J), adjoints, outputs, strict=True):
-        yield _apart(node.sum(_products, (rows, output, 1), (lam, output, 1)))
+        yield _apart(curved.sum(_products, (rows, output, 1), (lam, output, 1)))
 
 
-def _matrices(form: Form, node: Curved) -> Iterator[Term]:
+def _matrices(form: Form, curved: Curved) -> Iterator[Term]:
     """The matrices (A, n, n) that one node adds, for all pairs of directions."""
-    probe, J, adjoints, roots = node.probe, node.tangents, node.adjoints, node.node.roots
-    if node.node.kind is Kind.ELEMENTWISE:
-        for scaled, both, repeated in _pairs(node):
-            yield _summed_over_steps(functools.partial(_matrix, node, repeated), probe)(scaled, *both)
+    probe, J, adjoints, roots = curved.probe, curved.tangents, curved.adjoints, curved.node.roots
+    if curved.node.kind is Kind.ELEMENTWISE:
+        for scaled, both, repeated in _pairs(curved):
+            yield _summed_over_steps(functools.partial(_matrix, curved, repeated), probe)(scaled, *both)
         return
 
-    if node.node.kind is Kind.DETERMINANT:
-        left, right = curvature_factors(*node.roots, *J)
+    if curved.node.kind is Kind.DETERMINANT:
+        left, right = curvature_factors(*curved.roots, *J)
         scaled = -adjoints[1][:, None, ..., None, None] * left[None]
-        yield node.sum(_all_products, (scaled, roots[0], 2), (right, roots[0], 1))
+        yield curved.sum(_all_products, (scaled, roots[0], 2), (right, roots[0], 1))
         return
 
-    local = _pull_bilinear if node.node.kind is Kind.BILINEAR else _pull
+    local = _pull_bilinear if curved.node.kind is Kind.BILINEAR else _pull
 
     def along(lam: Tangents, tangent: Tangents) -> Tangents:
-        step = lambda roots, capture, lam, tangent: local(node.node, capture, roots, lam, tangent)
-        return _over_steps(step, probe)(node.roots, node.second, lam, tangent)
+        step = lambda roots, capture, lam, tangent: local(curved.node, capture, roots, lam, tangent)
+        return _over_steps(step, probe)(curved.roots, curved.second, lam, tangent)
 
     pulled = jax.vmap(jax.vmap(along, in_axes=(None, 0)), in_axes=(0, None))(adjoints, J)
-    if node.node.kind is Kind.BILINEAR:
-        yield _with_transpose(node.sum(_all_products, (pulled[0], roots[1], 2), (J[1], roots[1], 1)))
+    if curved.node.kind is Kind.BILINEAR:
+        yield _with_transpose(curved.sum(_all_products, (pulled[0], roots[1], 2), (J[1], roots[1], 1)))
         return
     for p, t, root in zip(pulled, J, roots, strict=True):
-        yield node.sum(_all_products, (p, root, 2), (t, root, 1))
+        yield curved.sum(_all_products, (p, root, 2), (t, root, 1))
 
 
-def _matrix(node: Curved, repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
+def _matrix(curved: Curved, repeated: tuple[int, ...], scaled: Array, *both: Array) -> Array:
     """The matrices (A, n, n) of one of the `_pairs`."""
-    (left, right), output = (both[0], both[-1]), node.node.outputs[0]
+    (left, right), output = (both[0], both[-1]), curved.node.outputs[0]
     if left is right:
-        return node.sum(_congruence, (scaled, output, 1), (left, output, 1))
+        return curved.sum(_congruence, (scaled, output, 1), (left, output, 1))
     summed, once_each = _summed_products(scaled, left, repeated), _once(right, repeated)
-    return _with_transpose(node.sum(_all_products, (summed, output, 2), (once_each, output, 1)))
+    return _with_transpose(curved.sum(_all_products, (summed, output, 2), (once_each, output, 1)))
 
 
-def _pairs(node: Curved) -> Iterator[tuple[Array, tuple[Array, ...], tuple[int, ...]]]:
+def _pairs(curved: Curved) -> Iterator[tuple[Array, tuple[Array, ...], tuple[int, ...]]]:
     """(lambda phi''_ij, J_i and J_j, axes along which J_j alone is repeated) for each pair of an elementwise node.
 
     Where i = j there is one J: forms tell a square from a product.
@@ -197,17 +198,17 @@ def _pairs(node: Curved) -> Iterator[tuple[Array, tuple[Array, ...], tuple[int, 
 
     Roots that repeat what they were broadcast from are taken once, their adjoints summed.
     """
-    J, adjoint, (value, bends) = node.tangents, node.adjoints[0], node.second
-    for (i, j), curvature in zip(node.node.pairs, bends, strict=True):
-        curvature = once(curvature) if node.node.pays_once else curvature
+    J, adjoint, (value, bends) = curved.tangents, curved.adjoints[0], curved.second
+    for (i, j), curvature in zip(curved.node.pairs, bends, strict=True):
+        curvature = once(curvature) if curved.node.pays_once else curvature
         scaled, left, right = adjoint * curvature[None], J[i], J[j]
-        if node.discards:
+        if curved.discards:
             out = ((curvature == 0) | (jnp.isnan(value) & jnp.all(adjoint == 0, axis=0)))[None]
             scaled, left = jnp.where(out, 0, scaled), jnp.where(out, 0, left)
             right = left if i == j else jnp.where(out, 0, right)
             yield scaled, (left,) if i == j else (left, right), ()
             continue
-        repeated = node.probe.repeated
+        repeated = curved.probe.repeated
         both = set(repeated[i]).intersection(repeated[j])
         if both:
             scaled = jnp.sum(scaled, tuple(both), keepdims=True)
