@@ -137,7 +137,7 @@ def targets(verdicts: list[Verdict]) -> list[Target]:
     second = chosen("hessian_diagonal", "laplacian")
     return [
         bound("every square, best peer / nablax", verdicts, lambda v: v.ratio, least=EVERY),
-        Target("geometric mean of all squares", f"at least {MEAN}", f"{mean:.2f}", enough, []),
+        Target("geometric mean of all squares", f"at least {MEAN}", f"{mean:.3f}", enough, []),
         bound(f"Hessians with A >= {MANY_OUTPUTS}", many_outputs, lambda v: v.ratio, least=HESSIAN),
         bound("gradients through the Hessian", through, lambda v: v.ratio, least=HESSIAN),
         bound("their temporary memory / the best peer's", through, lambda v: v.memory_share, most=MEMORY),
