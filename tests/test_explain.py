@@ -1,6 +1,7 @@
 """The explanation of a plan: its fields, its text, and that it costs nothing."""
 
 import re
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -274,3 +275,17 @@ def test_a_gradient_keeps_every_step_of_a_loop():
     ours = jax.grad(loss(nablax.hessian_diagonal(model)))(W)
     plain = jax.vmap(lambda W, x: jnp.diagonal(jax.hessian(model, 1)(W, x), axis1=1, axis2=2), (None, 0))
     np.testing.assert_allclose(ours, jax.grad(loss(plain))(W), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "more, chosen, said", [(1.01, "forward", "about the least work"), (1.1, "adjoint", "least work")]
+)
+def test_of_plans_of_equal_work_the_one_that_holds_least(monkeypatch, more, chosen, said):
+    planning = sys.modules["nablax.planning.choose"]  # the package has the function of that name
+    monkeypatch.setattr(
+        planning, "work", lambda strategy, *_, **__: {"adjoint": 1.0, "forward": more}.get(strategy.name, 9.0)
+    )
+    monkeypatch.setattr(planning, "working_set", lambda _, strategy: {"forward": 8.0}.get(strategy.name, 16.0))
+    found = nablax.explain(lambda x: jnp.sum(jnp.sin(x) ** 2), "hessian")(jnp.ones((4, 3)))
+    assert found.strategy == chosen
+    assert found.reason.startswith(said)

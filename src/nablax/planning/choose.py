@@ -128,7 +128,8 @@ def choose(problem: Problem, strategy: str = "auto") -> Plan:
         _refuse_all(problem, found)
     least = min(c.work or 0.0 for c in able)
     best = min((c for c in able if (c.work or 0.0) <= EQUAL * least), key=lambda c: working_set(problem, c.strategy))
-    reason = f"least work for A={problem.A}, C={problem.C}: {best.work:.3g} operations for each sample"
+    found_least = "least work" if best.work == least else "about the least work, and least to hold,"
+    reason = f"{found_least} for A={problem.A}, C={problem.C}: {best.work:.3g} operations for each sample"
     return Plan(best.strategy, best.chunk_size, reason, able=able)
 
 
