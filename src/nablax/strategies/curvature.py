@@ -229,8 +229,8 @@ def _once(array: Array, axes: Iterable[int]) -> Array:
 
 def _summed_products(scaled: Array, left: Array, axes: tuple[int, ...]) -> Array:
     """Sum over `axes` of scaled[a,..] left[c,..]: (A, n, ..), these axes of size one."""
-    if not axes:
-        return scaled[:, None] * left[None]
+    if not axes or len(scaled) == 1:
+        return jnp.sum(scaled[:, None] * left[None], axes, keepdims=True)
     names = "".join(chr(ord("A") + k) for k in range(scaled.ndim - 1))
     kept = "".join(name for k, name in enumerate(names, start=1 - scaled.ndim) if k not in axes)
     return jnp.expand_dims(contraction(f"a{names},c{names}->ac{kept}", scaled, left), axes)
@@ -262,11 +262,11 @@ def _added(terms: Iterable[Term]) -> Array:
     return _sum([*whole, *(total(_sum(arrays)) for arrays in alike.values())])
 
 
-def _apart(term: Term) -> Term:
-    """The same; what of it is still to be summed is computed by itself. Factors of nodes with several roots are moved
-    and summed first, and XLA takes an operation that does that for all of them entry by entry.
+def _apart(term: Term) -> Array:
+    """Its sum, of entries that are computed by themselves. Factors of nodes with several roots are moved and summed
+    first, and XLA takes an operation that does that for all of them entry by entry.
     """
-    return Entries(once(term.array)) if isinstance(term, Entries) else term
+    return jnp.sum(once(term.array), -1) if isinstance(term, Entries) else term
 
 
 def _products(rows: Array, scaled: Array) -> Term:

@@ -188,8 +188,8 @@ def _elementwise(
         )
         for slope, root in zip(slopes, roots, strict=True):
             carried = root.rows[k]
-            if carried is not None:
-                row += slope[None] * carried
+            if carried is not None:  # in this order XLA compiles one operation for all layers, in the other one more
+                row = slope[None] * carried + row
         rows.append(rounded(row))
     return outputs, (tangents, tuple(rows))  # pyright: ignore[reportReturnType]
 
