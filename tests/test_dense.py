@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 from reference import same_gradients_mapped
 
 import nablax
+from nablax._compat import convolutions_are_products
 from nablax.graph.dense import as_dense, dense, dense_p
 from nablax.graph.inline import inline
 
@@ -84,6 +85,74 @@ def test_half_precision_keeps_its_type():
     f = lambda x, W: dense(x, W, axis=0, **how)
     assert f(x, W).dtype == "float32"
     assert [g.dtype for g in jax.grad(lambda x, W: f(x, W).sum(), (0, 1))(x, W)] == ["bfloat16", "bfloat16"]
+
+
+def single(*shape):
+    return draw(*shape).astype(np.float32)
+
+
+def compiled(f, *args):
+    return jax.jit(f).lower(*args).compile().as_text()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="how a CPU is told")
+class TestAsConvolution:
+    """In single precision, from a certain size on: the same product, for another library."""
+
+    @pytest.mark.parametrize("leading", [(64,), (2, 33), (3, 4, 8)], ids=str)
+    @pytest.mark.parametrize("axis", [0, 1])
+    @pytest.mark.parametrize("precision", [None, "highest"])
+    def test_value_and_gradients(self, leading, axis, precision):
+        x, W = single(*leading, 40), single(40, 36) if axis == 0 else single(36, 40)
+        how = HOW | {"precision": precision and (jax.lax.Precision(precision),) * 2}
+        for loss in (lambda f: f, lambda f: jax.grad(lambda x, W: jnp.sum(jnp.sin(f(x, W))), (0, 1))):
+            found = jax.jit(loss(lambda x, W: dense(x, W, axis=axis, **how)))(x, W)
+            exact = jax.jit(loss(lambda x, W: product(x, W, axis)))(x.astype(float), W.astype(float))
+            for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+                assert ours.dtype == "float32"
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+    @pytest.mark.parametrize("rows", [32, 33, 1000])
+    @pytest.mark.parametrize("shape", [(32, 32), (50, 100), (257, 64)], ids=str)
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_it_is_a_product_again(self, rows, shape, axis):
+        """Also in a loop, whose operands are not those of the program. As a convolution it would take many times as
+        long.
+        """
+        W = single(*shape)
+        x = single(rows, shape[axis])
+        f = lambda x, W: jnp.tanh(dense(jnp.cos(x), W, axis=axis, **HOW))
+        looped = lambda x, W: jax.lax.fori_loop(0, 3, lambda k, y: y + f(x * k, W), f(x, W))
+        for text in (compiled(f, x, W), compiled(looped, x, W)):
+            assert " dot(" in text
+            assert " convolution(" not in text
+
+    @pytest.mark.skipif(not convolutions_are_products(), reason="this version of XLA has a loop for it")
+    def test_which_are_written_so(self):
+        written = lambda x, W, **how: (
+            "convolution" in jax.jit(lambda x, W: dense(x, W, axis=0, **HOW | how)).lower(x, W).as_text()
+        )
+        x, W = single(32, 32), single(32, 32)
+        assert written(x, W)
+        assert written(x, W, preferred_element_type=jnp.dtype("float32"))
+        assert not any(
+            (
+                written(x[:31], W),
+                written(x, W[:, :31]),
+                written(x[:, :31], W[:31]),
+                written(x[0], W),
+                written(x.astype(float), W.astype(float)),
+                written(x.astype("bfloat16"), W.astype("bfloat16")),
+                written(x, W, precision=jax.lax.DotAlgorithmPreset.F32_F32_F32),
+            )
+        )
+
+
+def test_without_that_a_product_stays_one(monkeypatch):
+    """As with versions of XLA that would compute a convolution."""
+    monkeypatch.setattr("nablax.graph.dense.convolutions_are_products", lambda: False)
+    lowered = jax.jit(lambda x, W: dense(x, W, axis=0, **HOW)).lower(single(32, 32), single(32, 32))
+    assert "convolution" not in lowered.as_text()
 
 
 def test_nested_transforms_see_a_dense_layer():

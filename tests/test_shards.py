@@ -123,6 +123,21 @@ def test_inside_of_jit_explicit_axes_are_seen():
     assert not COLLECTIVES.findall(text)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("want", ["jacobian", "hessian", "laplacian"])
+def test_single_precision_layers_of_usual_size(kind, want, monkeypatch):
+    """Those are written otherwise on a CPU (see `nablax.graph.dense`)."""
+    W, V = (RNG.normal(size=shape).astype(np.float32) / 8 for shape in ((64, 48), (48, 64)))
+    deep = lambda params, x: (jnp.tanh(jnp.tanh(x @ params["W"]) @ params["V"]) @ params["W"])[:3]
+    samples = RNG.normal(size=(128, 64)).astype(np.float32)
+    spread = jax.device_put(samples, NamedSharding(mesh_of(kind), PartitionSpec("data")))
+    f, params = getattr(nablax, want)(deep), {"W": W, "V": V}
+    found, text = text_of_call(monkeypatch, f, params, spread)
+    assert not COLLECTIVES.findall(text)
+    assert found.sharding.spec[0] == "data"
+    assert_close(found, f(params, samples), 1e-5)
+
+
 def test_a_budget_is_that_of_a_device():
     """24 samples of 3 x 4 x 4 doubles are 9216 bytes; half of them are on each device."""
     spread = jax.device_put(X, NamedSharding(mesh_of(AxisType.Auto), PartitionSpec("data")))

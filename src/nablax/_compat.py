@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -214,6 +215,22 @@ def matrix_primitive(
 
     batching.primitive_batchers[primitive] = batched
     return primitive
+
+
+@functools.cache
+def convolutions_are_products() -> bool:
+    """Whether XLA on a CPU makes a product of a convolution without a window: that of jax 0.12 has a loop for it, which
+    is many times slower. It is asked once per process, for a small one.
+    """
+    convolution = lambda x, W: jax.lax.conv_general_dilated(x, W, (), "VALID", dimension_numbers=("NC", "IO", "NC"))
+    matrix = jax.ShapeDtypeStruct((32, 32), np.float32)
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError:  # JAX was told to do without
+        return False
+    with jax.default_device(cpu):
+        text = jax.jit(convolution).lower(matrix, matrix).compile().as_text() or ""
+    return " dot(" in text and " convolution(" not in text
 
 
 def wrong_sums() -> str | None:

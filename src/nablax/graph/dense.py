@@ -3,19 +3,28 @@
 It computes what `jax.lax.dot_general` computes, and differs in one place only, its transpose. The gradient by W sums
 over all leading axes: samples, directions, positions. JAX contracts them one by one, and XLA then copies both factors
 into another order first, which can cost more than the product. Here they are merged into one axis: nothing is copied.
+
+On a CPU it is written as a convolution without a window, which is the same product. XLA hands products on to a library
+(YNNPACK) that takes longer than its own (Eigen) for one of the size of a layer, mostly because the other cores come too
+late. What was a convolution becomes a product only after that is decided.
 """
 
 from __future__ import annotations
 
+import math
 import string
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
-from nablax._compat import bilinear_primitive
+from nablax._compat import bilinear_primitive, convolutions_are_products
 from nablax.graph.products import in_type_of, product
+
+THIN = 32
+"""Columns of either side up to which a matrix is none for Eigen, and products are left to XLA as they are."""
 
 
 def dense(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
@@ -39,6 +48,22 @@ def as_dense(operands: tuple[Any, Any], params: dict[str, Any]) -> tuple[tuple[i
 
 def _product(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
     return jax.lax.dot_general(x, W, (((x.ndim - 1,), (axis,)), ((), ())), **how)
+
+
+def _on_cpu(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
+    rows, K = math.prod(x.shape[:-1]), x.shape[-1]
+    if not _pays_as_convolution(x, W, rows, **how):
+        return _product(x, W, axis=axis, **how)
+    kernel = W if axis == 0 else W.T
+    y = lax.conv_general_dilated(x.reshape(rows, K), kernel, (), "VALID", dimension_numbers=("NC", "IO", "NC"), **how)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _pays_as_convolution(x: Array, W: Array, rows: int, precision: Any, preferred_element_type: Any) -> bool:
+    single = {np.dtype(t) for t in (x.dtype, W.dtype, preferred_element_type or x.dtype)} == {np.dtype(np.float32)}
+    large = min(rows, *W.shape) >= THIN
+    known = all(isinstance(p, lax.Precision | None) for p in jax.tree.leaves(precision))
+    return single and large and known and convolutions_are_products()
 
 
 def _shape(x: Any, W: Any, *, axis: int, preferred_element_type: Any, **_: Any) -> tuple[tuple[int, ...], Any]:
@@ -66,4 +91,4 @@ def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any], *, axis: int,
     return jax.vmap(lambda x, W: product(x, W, **names, **how), in_axes=(x_axis, W_axis))(x, W), 0
 
 
-dense_p = bilinear_primitive("dense", _product, _shape, _by_x, _by_W, _batched)
+dense_p = bilinear_primitive("dense", _product, _shape, _by_x, _by_W, _batched, on_cpu=_on_cpu)
