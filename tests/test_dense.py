@@ -1,6 +1,7 @@
 """The dense layer as a primitive: the same numbers as a matrix product under every transformation of JAX."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -146,6 +147,13 @@ class TestAsConvolution:
                 written(x, W, precision=jax.lax.DotAlgorithmPreset.F32_F32_F32),
             )
         )
+
+
+def test_exported_for_any_number_of_samples():
+    (many,) = jax.export.symbolic_shape("many")
+    f = jax.jit(lambda x, W: dense(x, W, axis=0, **HOW))
+    x, W = jax.ShapeDtypeStruct((many, 32), np.float32), single(32, 32)
+    np.testing.assert_allclose(jax.export.export(f)(x, W).call(W, W), W @ W, rtol=1e-4, atol=1e-4)
 
 
 def test_without_that_a_product_stays_one(monkeypatch):

@@ -61,7 +61,7 @@ def _on_cpu(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
 
 def _pays_as_convolution(x: Array, W: Array, rows: int, precision: Any, preferred_element_type: Any) -> bool:
     single = {np.dtype(t) for t in (x.dtype, W.dtype, preferred_element_type or x.dtype)} == {np.dtype(np.float32)}
-    large = min(rows, *W.shape) >= THIN
+    large = all(isinstance(n, int) and n >= THIN for n in (rows, *W.shape))  # exported, it may be a symbol
     known = all(isinstance(p, lax.Precision | None) for p in jax.tree.leaves(precision))
     return single and large and known and convolutions_are_products()
 
