@@ -229,7 +229,7 @@ def _once(array: Array, axes: Iterable[int]) -> Array:
 
 def _summed_products(scaled: Array, left: Array, axes: tuple[int, ...]) -> Array:
     """Sum over `axes` of scaled[a,..] left[c,..]: (A, n, ..), these axes of size one."""
-    if not axes or len(scaled) == 1:
+    if not axes or len(scaled) == 1:  # one row: no matrix by a vector for each sample (see `FEW`)
         return jnp.sum(scaled[:, None] * left[None], axes, keepdims=True)
     names = "".join(chr(ord("A") + k) for k in range(scaled.ndim - 1))
     kept = "".join(name for k, name in enumerate(names, start=1 - scaled.ndim) if k not in axes)
