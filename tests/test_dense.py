@@ -100,7 +100,7 @@ def compiled(f, *args):
 class TestAsConvolution:
     """In single precision, from a certain size on: the same product, for another library."""
 
-    @pytest.mark.parametrize("leading", [(64,), (2, 33), (3, 4, 8)], ids=str)
+    @pytest.mark.parametrize("leading", [(64,), (16, 33), (3, 4, 8)], ids=str)
     @pytest.mark.parametrize("axis", [0, 1])
     @pytest.mark.parametrize("precision", [None, "highest"])
     def test_value_and_gradients(self, leading, axis, precision):
@@ -130,11 +130,12 @@ class TestAsConvolution:
 
     @pytest.mark.skipif(not convolutions_are_products(), reason="this version of XLA has a loop for it")
     def test_which_are_written_so(self):
-        written = lambda x, W, **how: (
-            "convolution" in jax.jit(lambda x, W: dense(x, W, axis=0, **HOW | how)).lower(x, W).as_text()
+        written = lambda x, W, axis=0, **how: (
+            "convolution" in jax.jit(lambda x, W: dense(x, W, axis=axis, **HOW | how)).lower(x, W).as_text()
         )
         x, W = single(32, 32), single(32, 32)
         assert written(x, W)
+        assert written(single(512, 32), W, axis=1)
         assert written(x, W, preferred_element_type=jnp.dtype("float32"))
         assert not any(
             (
@@ -142,6 +143,7 @@ class TestAsConvolution:
                 written(x, W[:, :31]),
                 written(x[:, :31], W[:31]),
                 written(x[0], W),
+                written(single(511, 32), W, axis=1),
                 written(x.astype(float), W.astype(float)),
                 written(x.astype("bfloat16"), W.astype("bfloat16")),
                 written(x, W, precision=jax.lax.DotAlgorithmPreset.F32_F32_F32),

@@ -26,6 +26,12 @@ from nablax.graph.products import in_type_of, product
 THIN = 32
 """Columns of either side up to which a matrix is none for Eigen, and products are left to XLA as they are."""
 
+ROWS_FOR_A_COPY = 512
+"""Fewer rows do not pay for a copy of the weights in the other order."""
+
+SMALL_COPY = 128 * 128
+"""Numbers up to which the order in which they are copied does not show."""
+
 
 def dense(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
     """The product of the last axis of `x` with axis 0 or 1 of the matrix `W`; `how` are parameters of dot_general."""
@@ -52,16 +58,24 @@ def _product(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
 
 def _on_cpu(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
     rows, K = math.prod(x.shape[:-1]), x.shape[-1]
-    if not _pays_as_convolution(x, W, rows, **how):
+    if not _pays_as_convolution(x, W, rows, axis, **how):
         return _product(x, W, axis=axis, **how)
-    kernel = W if axis == 0 else W.T
+    kernel = W if axis == 0 else _transposed(W)
     y = lax.conv_general_dilated(x.reshape(rows, K), kernel, (), "VALID", dimension_numbers=("NC", "IO", "NC"), **how)
     return y.reshape(*x.shape[:-1], -1)
 
 
-def _pays_as_convolution(x: Array, W: Array, rows: int, precision: Any, preferred_element_type: Any) -> bool:
+def _transposed(W: Array) -> Array:
+    """W.T. XLA copies a transposed matrix tile by tile, in an operation that takes 24 ms to compile. Reversed twice, it
+    is copied number by number, which takes as long where it is small, and 10 ms to compile.
+    """
+    return W.T if W.size > SMALL_COPY else lax.rev(lax.rev(W, (0,)).T, (1,))
+
+
+def _pays_as_convolution(x: Array, W: Array, rows: int, axis: int, precision: Any, preferred_element_type: Any) -> bool:
     single = {np.dtype(t) for t in (x.dtype, W.dtype, preferred_element_type or x.dtype)} == {np.dtype(np.float32)}
-    large = all(isinstance(n, int) and n >= THIN for n in (rows, *W.shape))  # exported, it may be a symbol
+    least = (THIN if axis == 0 else ROWS_FOR_A_COPY, THIN, THIN)
+    large = all(isinstance(n, int) and n >= k for n, k in zip((rows, *W.shape), least, strict=True))  # not a symbol
     known = all(isinstance(p, lax.Precision | None) for p in jax.tree.leaves(precision))
     return single and large and known and convolutions_are_products()
 
