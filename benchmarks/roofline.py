@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from benchmarks.cells import Cell
 from benchmarks.cells import cell as cell_named
@@ -33,8 +34,9 @@ from benchmarks.measure import alternate
 from benchmarks.ops import jax_ops
 from benchmarks.peers import batched, formulations, gradient_of_loss
 from benchmarks.report import table
-from benchmarks.verdict import MEMORY, Verdict, column, judge
+from benchmarks.verdict import MEMORY, Verdict, column, fastest, judge, quotient
 from benchmarks.versions import commit
+from nablax.graph.dense import dense
 
 HEAD = (
     "square,bar,ratio in the grid,ratio here,nablax ms,its Gop,Gop/s,its GB,GB/s,best peer,its ms,peer Gop / ours,"
@@ -55,13 +57,16 @@ def seconds(run: Callable[[], Any], rounds: int = 9) -> float:
 
 
 def peaks(width: int = 2048) -> tuple[float, float]:
-    """(operations a second of a large matrix product, bytes a second of a sum in place, of an array in cache)."""
+    """(operations a second of a large matrix product, by the faster library; bytes a second of a sum in place, of an
+    array in cache).
+    """
     a = jnp.ones((width, width))
-    product = jax.jit(lambda a: a @ a)
+    libraries = [jax.jit(Product(LAYER, a.shape, a.shape, by_library)) for by_library in (False, True)]
     array = jnp.ones(2**20)
     # In place: new memory would have to be cleared by the system first.
     add = jax.jit(lambda x: jax.lax.fori_loop(0, 64, lambda _, x: x + 1.0, x))
-    return 2 * width**3 / seconds(lambda: product(a)), 64 * 2 * array.nbytes / seconds(lambda: add(array))
+    product = min(seconds(lambda run=run: run(a, a)) for run in libraries)
+    return 2 * width**3 / product, 64 * 2 * array.nbytes / seconds(lambda: add(array))
 
 
 def counted(batch: Callable, params: Any, X: Any) -> tuple[float, float]:
@@ -77,42 +82,63 @@ def loops(batch: Callable, params: Any, X: Any) -> bool:
 
 ARRAY = re.compile(r"%([\w.-]+) = f32\[([\d,]*)\]")
 PRODUCT = re.compile(r" dot\([^%)]*%([\w.-]+), [^%)]*%([\w.-]+)\), (.*)")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(.*?^\}", re.MULTILINE | re.DOTALL)
+LIBRARY = re.compile(r"kind=kCustom, calls=%([\w.-]+)")
+LAYER = (((1,), (0,)), ((), ()))
 
 
-def products(batch: Callable, params: Any, X: Any) -> list[tuple[Any, tuple[int, ...], tuple[int, ...]]]:
-    """(dimension numbers, shapes of both operands) of every matrix product that a compiled program does."""
+@dataclass(frozen=True)
+class Product:
+    """A matrix product in float32 of a compiled program.
+
+    Attributes:
+        numbers: its dimension numbers.
+        x, y: the shapes of both operands.
+        by_library: whether XLA left it to another library (YNNPACK) instead of its own (Eigen).
+    """
+
+    numbers: Any
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+    by_library: bool
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        """By the same library, where nablax has a say in that."""
+        if self.numbers == LAYER and not self.by_library:
+            return dense(x, y, axis=0, precision=None, preferred_element_type=None)
+        return jax.lax.dot_general(x, y, self.numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """What it reads and writes."""
+        x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (self.x, self.y))
+        return 4 * (x.size + y.size + jax.eval_shape(self, x, y).size)
+
+
+def products(batch: Callable, params: Any, X: Any) -> list[Product]:
+    """Every matrix product that a compiled program does."""
     text = jax.jit(batch).lower(params, X).compile().as_text()
     numbers = lambda group: tuple(int(n) for n in group.split(",") if n)
     shapes = {name: numbers(shape) for name, shape in ARRAY.findall(text)}
+    libraries = set(LIBRARY.findall(text))
     found = []
-    for x, y, how in PRODUCT.findall(text):
-        axes = {name: numbers(group) for name, group in re.findall(r"([lr]hs_\w+_dims)=\{([\d,]*)\}", how)}
-        contracted, mapped = (
-            tuple(axes.get(f"{side}_{kind}_dims", ()) for side in ("lhs", "rhs")) for kind in ("contracting", "batch")
-        )
-        found.append(((contracted, mapped), shapes[x], shapes[y]))
+    for computation in COMPUTATION.finditer(text):
+        for x, y, how in PRODUCT.findall(computation[0]):
+            axes = {name: numbers(group) for name, group in re.findall(r"([lr]hs_\w+_dims)=\{([\d,]*)\}", how)}
+            contracted, mapped = (
+                tuple(axes.get(f"{side}_{kind}_dims", ()) for side in ("lhs", "rhs"))
+                for kind in ("contracting", "batch")
+            )
+            found.append(Product((contracted, mapped), shapes[x], shapes[y], computation[1] in libraries))
     assert len(found) == text.count(" dot("), "a matrix product that this does not read"
     return found
 
 
-def alone(found: list[tuple[Any, tuple[int, ...], tuple[int, ...]]]) -> Callable[[], Any]:
+def alone(found: list[Product]) -> Callable[[], Any]:
     """The matrix products of a program by themselves, all of them in one program."""
-    operands = [(jnp.full(x, 0.5), jnp.full(y, 0.5)) for _, x, y in found]
-    numbers = [number for number, _, _ in found]
-
-    @jax.jit
-    def multiplied(operands: Any) -> Any:
-        return [jax.lax.dot_general(x, y, n) for n, (x, y) in zip(numbers, operands, strict=True)]
-
+    operands = [(jnp.full(product.x, 0.5), jnp.full(product.y, 0.5)) for product in found]
+    multiplied = jax.jit(lambda operands: [product(x, y) for product, (x, y) in zip(found, operands, strict=True)])
     return lambda: jax.block_until_ready(multiplied(operands))
-
-
-def bytes_of(found: list[tuple[Any, tuple[int, ...], tuple[int, ...]]]) -> int:
-    """What matrix products in float32 read and write."""
-    result = lambda x, y, numbers: jax.eval_shape(lambda x, y: jax.lax.dot_general(x, y, numbers), x, y)
-    array = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    sizes = ((math.prod(x), math.prod(y), result(array(x), array(y), n).size) for n, x, y in found)
-    return 4 * sum(map(sum, sizes))
 
 
 @dataclass(frozen=True)
@@ -187,7 +213,8 @@ def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
         return [*line, times[0], *[""] * 4, peer["name"], times[1], *[""] * 6]
     multiplied = took["products"] * square["D"] / found.width
     ours, theirs = found.ours, found.theirs
-    moved = (ours[1] - sum(bytes_of(products(p, params, X)) for p in found.own)) / bandwidth
+    multiplications = (product for p in found.own for product in products(p, params, X))
+    moved = (ours[1] - sum(product.nbytes for product in multiplications)) / bandwidth
     rate = lambda count: f"{count / own / 1e9:.0f}"
     line += [times[0], f"{ours[0] / 1e9:.2f}", rate(ours[0]), f"{ours[1] / 1e9:.2f}", rate(ours[1])]
     line += [
@@ -228,9 +255,13 @@ def width_of_chunks(cell: Cell, square: dict[str, Any]) -> int:
 
 
 def memory_row(verdict: Verdict) -> list[str] | None:
-    """A square run in chunks that take a third of the best peer's memory; None if nothing is to be shown."""
-    square, auto, peer = verdict.square, verdict.auto, verdict.best_peer
-    if not auto or not peer or verdict.memory_share is None or verdict.memory_share <= MEMORY:
+    """A square run in chunks that take a third of the memory of the best peer that tells its own (torch does not); None
+    if nothing is to be shown.
+    """
+    square = verdict.square
+    peer = fastest(square, lambda e: e["family"] != "nablax" and e.get("temp_bytes") is not None)
+    share = quotient(verdict.auto, peer, "temp_bytes")
+    if not peer or share is None or share <= MEMORY:
         return None
     chosen = cell_named(square["cell"]).with_samples(square["D"])
     params, X = jax.tree.map(jnp.asarray, chosen.data())
@@ -297,18 +328,20 @@ def main() -> None:
         f"{bandwidth / 1e9:.1f} GB/s in a sum in place of arrays of 4 MiB, which stay in cache.",
         "Operations and bytes are XLA's count for the compiled program on the whole batch, and for gradients in chunks",
         "those of the values on top, as chunks are evaluated again to be differentiated.",
-        "Products alone: the matrix products of nablax by themselves, in chunks of the size it takes, with nothing",
-        "between them, by turns with nablax and the peer. The rest: what nablax reads and writes beside products, at",
-        "the rate of the sum. The highest ratio is that of the peer to both together. Alone, each product writes its",
-        "result to memory; where a compiled program does not, it can take less time than its products alone. XLA",
-        "counts loops inside a model once: nothing is said of them. torch is taken to be as far away as in the grid;",
-        "its operations are not counted. A sine of nablax counts with all terms of its series, that of a peer as one",
-        f"operation. Commit {commit()}.",
+        "Products alone: the matrix products of nablax by themselves, by the same libraries, in chunks of the size it",
+        "takes, with nothing between them, by turns with nablax and the peer. The rest: what nablax reads and writes",
+        "beside products, at the rate of the sum. The highest ratio is that of the peer to both together. Alone, each",
+        "product writes its result to memory; where a compiled program does not, it can take less time than its",
+        "products alone. XLA counts loops inside a model once: nothing is said of them. torch is taken to be as far",
+        "away as in the grid; its operations are not counted. A sine of nablax counts with all terms of its series,",
+        "that of a peer as one operation.",
+        f"Commit {commit()}.",
         "",
         *table(HEAD.split(","), rows),
         f"Operations of the best peer / of nablax: {mean_of_operations(verdicts)}.",
         "",
-        "Gradients through the Hessian that take more than a third of the best peer's memory, in chunks that do not:",
+        "Gradients through the Hessian that take more than a third of the memory of the best peer of those that tell",
+        "theirs (torch does not), in chunks that do not:",
         "",
         *table(MEMORY_HEAD.split(","), smaller),
     ]

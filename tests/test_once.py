@@ -1,5 +1,6 @@
 """Values that are computed once, and products of pairs: the same numbers under every transformation of JAX."""
 
+import functools
 import math
 import re
 
@@ -125,6 +126,31 @@ def test_sines_of_a_compiled_model_are_computed_once():
     single = compiled(nablax.derivatives(model, "value", "laplacian", strategy="forward"))
     assert (count(single, "sine"), count(single, "cosine")) == (0, 0)  # but series
     assert single.count(" round-nearest-even(") == 8  # the turns of each layer once: three parts and their sum
+
+
+def operations(program):
+    """The operations that XLA compiles, each once: what is fused, whatever the names in it."""
+    program = re.sub(r", metadata=\{[^}]*\}|/\*index=\d+\*/", "", program)
+    found = set()
+    for body in re.findall(r"^%(?:fused|wrapped)\S* \((.*?)^\}", program, re.MULTILINE | re.DOTALL):
+        names: dict[str, str] = {}
+        found.add(re.sub(r"%?\b(?:param_|[a-z_-]+\.)[\d.]+\w*", lambda name: names.setdefault(name[0], f"n{len(names)}"), body))
+    return found
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="operations of XLA on a CPU")
+@pytest.mark.parametrize("strategy", ["adjoint", "forward"])
+@pytest.mark.parametrize("activation", [jnp.sin, jnp.tanh], ids=lambda f: f.__name__)
+def test_layers_share_their_operations(activation, strategy):
+    """XLA compiles equal operations once: a Hessian of ten layers compiles no more of them than one of six."""
+
+    def compiled(depth):
+        layers = [draw(3, 40), *[draw(40, 40)] * depth, draw(40, 2)]
+        model = lambda layers, x: functools.reduce(lambda x, W: activation(x @ W), layers, x)
+        hessian = nablax.hessian(model, strategy=strategy, chunk_size=None)
+        return jax.jit(hessian).lower(layers, draw(64, 3)).compile().as_text()
+
+    assert len(operations(compiled(5))) == len(operations(compiled(9)))
 
 
 def test_what_stands_for_jax_is_chosen_where_it_computes_the_same():
