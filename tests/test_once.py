@@ -128,13 +128,16 @@ def test_sines_of_a_compiled_model_are_computed_once():
     assert single.count(" round-nearest-even(") == 8  # the turns of each layer once: three parts and their sum
 
 
+NAME = re.compile(r"%?\b(?:param_|[a-z_-]+\.)[\d.]+\w*")
+
+
 def operations(program):
     """The operations that XLA compiles, each once: what is fused, whatever the names in it."""
     program = re.sub(r", metadata=\{[^}]*\}|/\*index=\d+\*/", "", program)
     found = set()
     for body in re.findall(r"^%(?:fused|wrapped)\S* \((.*?)^\}", program, re.MULTILINE | re.DOTALL):
-        names: dict[str, str] = {}
-        found.add(re.sub(r"%?\b(?:param_|[a-z_-]+\.)[\d.]+\w*", lambda name: names.setdefault(name[0], f"n{len(names)}"), body))
+        names = {}
+        found.add(NAME.sub(lambda name, names=names: names.setdefault(name[0], f"n{len(names)}"), body))
     return found
 
 
