@@ -75,7 +75,8 @@ def _transposed(W: Array) -> Array:
 def _pays_as_convolution(x: Array, W: Array, rows: int, axis: int, precision: Any, preferred_element_type: Any) -> bool:
     single = {np.dtype(t) for t in (x.dtype, W.dtype, preferred_element_type or x.dtype)} == {np.dtype(np.float32)}
     least = (THIN if axis == 0 else ROWS_FOR_A_COPY, THIN, THIN)
-    large = all(isinstance(n, int) and n >= k for n, k in zip((rows, *W.shape), least, strict=True))  # not a symbol
+    # Exported, a size may be a symbol.
+    large = all(isinstance(n, int) and n >= k for n, k in zip((rows, *W.shape), least, strict=True))
     known = all(isinstance(p, lax.Precision | None) for p in jax.tree.leaves(precision))
     return single and large and known and convolutions_are_products()
 
