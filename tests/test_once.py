@@ -145,7 +145,7 @@ def operations(program):
 @pytest.mark.parametrize("strategy", ["adjoint", "forward"])
 @pytest.mark.parametrize("activation", [jnp.sin, jnp.tanh], ids=lambda f: f.__name__)
 def test_layers_share_their_operations(activation, strategy):
-    """XLA compiles equal operations once: a Hessian of ten layers compiles no more of them than one of six."""
+    """XLA compiles equal operations once: a Hessian of eleven layers compiles no more of them than one of seven."""
 
     def compiled(depth):
         layers = [draw(3, 40), *[draw(40, 40)] * depth, draw(40, 2)]
@@ -153,7 +153,9 @@ def test_layers_share_their_operations(activation, strategy):
         hessian = nablax.hessian(model, strategy=strategy, chunk_size=None)
         return jax.jit(hessian).lower(layers, draw(64, 3)).compile().as_text()
 
-    assert len(operations(compiled(5))) == len(operations(compiled(9)))
+    fewer, more = compiled(5), compiled(9)
+    assert 0 < len(operations(fewer)) == len(operations(more))
+    assert fewer.count(" fusion(") < more.count(" fusion(")
 
 
 def test_what_stands_for_jax_is_chosen_where_it_computes_the_same():

@@ -30,7 +30,7 @@ ROWS_FOR_A_COPY = 512
 """Fewer rows do not pay for a copy of the weights in the other order."""
 
 SMALL_COPY = 128 * 128
-"""Numbers up to which the order in which they are copied does not show."""
+"""Numbers up to which a slower copy does not show beside the product."""
 
 
 def dense(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
@@ -67,7 +67,7 @@ def _on_cpu(x: Array, W: Array, *, axis: int, **how: Any) -> Array:
 
 def _transposed(W: Array) -> Array:
     """W.T. XLA copies a transposed matrix tile by tile, in an operation that takes 24 ms to compile. Reversed twice, it
-    is copied number by number, which takes as long where it is small, and 10 ms to compile.
+    is copied number by number, which takes 10 ms to compile, and 30 microseconds instead of 17 for 128 x 128.
     """
     return W.T if W.size > SMALL_COPY else lax.rev(lax.rev(W, (0,)).T, (1,))
 
