@@ -23,7 +23,7 @@ def plain(x, s):
 
 
 @pytest.mark.parametrize("many", [1, 1024])
-@pytest.mark.parametrize("shape, vector", [((3, 4), (4,)), ((2, 3, 4), (4,)), ((2, 3, 4), (3, 4))])
+@pytest.mark.parametrize("shape, vector", [((3, 4), (4,)), ((2, 3, 4), (4,)), ((2, 3, 4), (3, 4)), ((3, 4), (3, 4))])
 class TestAgainstBroadcasting:
     def test_value_and_derivatives(self, monkeypatch, shape, vector, many):
         monkeypatch.setattr(scaled, "_MANY", many)
@@ -46,10 +46,12 @@ def test_vectors_and_rows_without_entries(monkeypatch, many):
         np.testing.assert_array_equal(gradient, jnp.zeros(shape[1:]))
 
 
-@pytest.mark.parametrize("samples, products", [(8, 0), (400, 1)])
-def test_a_sum_over_many_rows_is_one_product(samples, products):
-    """Of 400 samples with 3 rows each; where they are few, they are summed as JAX would."""
-    x, s = draw(samples, 3, 4), draw(4)
+@pytest.mark.parametrize(
+    "samples, entries, products", [(8, 4, 0), (400, 4, 1), (10, 400, 0), (10, 600, 1), (11, 600, 0)]
+)
+def test_a_sum_over_many_rows_or_few_long_ones_is_one_product(samples, entries, products):
+    """Of samples with 3 rows each; others are summed as JAX would."""
+    x, s = draw(samples, 3, entries), draw(entries)
     loss = lambda s: jnp.sum(jax.vmap(scaled_p.bind, (0, None))(x, s) ** 2)
     text = jax.jit(jax.grad(loss)).trace(s).lower().as_text()
     assert text.count("dot_general") == products
@@ -104,6 +106,19 @@ def test_gradients_by_the_scales_of_layer_norms(want, strategy):
     eqns = list(equations(jax.make_jaxpr(loss(ours))(p).jaxpr))
     sums = [eqn for eqn in eqns if eqn.primitive is total_p and eqn.params["axes"] == (0,)]
     assert (1200, 4) in {eqn.invars[0].aval.shape for eqn in sums}
+
+
+def test_what_is_the_same_for_all_samples_is_summed_over_them_first():
+    """Products of tangents of the first layer: a gradient goes back through them once, not for each sample."""
+    W, V, X = draw(4, 256) / 2, draw(256, 2) / 16, draw(20, 4)
+    model = lambda W, x: jnp.tanh(x @ W) @ V
+    loss = lambda derive: lambda W: jnp.sum(jnp.sin(derive(W)))
+    ours = loss(lambda W: nablax.hessian(model, strategy="forward")(W, X))
+    theirs = loss(lambda W: jax.vmap(jax.hessian(model, 1), (None, 0))(W, X))
+    np.testing.assert_allclose(jax.jit(jax.grad(ours))(W), jax.grad(theirs)(W), rtol=1e-10, atol=1e-12)
+    eqns = list(equations(jax.make_jaxpr(jax.grad(ours))(W).jaxpr))
+    sums = [eqn.invars[0].aval.shape for eqn in eqns if eqn.primitive is total_p and eqn.params["axes"] == (0,)]
+    assert sums == [(20, 10 * 256)]
 
 
 def test_a_model_that_holds_one_is_read_as_a_graph():

@@ -89,16 +89,18 @@ to 1.1 of the time, and takes up to 2.5 times as long to run: its operations are
 arrays of all steps and back."""
 
 
-def inline(closed: Any, table: Table = JAX, calls: tuple[Any, ...] = (), loops: bool = True) -> Flat:
+def inline(
+    closed: Any, table: Table = JAX, calls: tuple[Any, ...] = (), loops: bool = True, scaled: bool = False
+) -> Flat:
     """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`.
 
     `calls` are the tracebacks of the equation that the jaxpr was found in, and of the calls around it. Without `loops`,
-    short ones are written out.
+    short ones are written out; with `scaled`, what `nablax.graph.scaled` multiplied stays as it is.
     """
     jaxpr = jaxpr_of(closed)
     inputs = tuple(Variable(var.aval) for var in jaxpr.invars)
     equations: list[Equation] = []
-    outputs = _inline(jaxpr, getattr(closed, "consts", ()), inputs, equations, table, calls, loops)
+    outputs = _inline(jaxpr, getattr(closed, "consts", ()), inputs, equations, table, calls, loops, scaled)
     return Flat(inputs, tuple(outputs), tuple(equations))
 
 
@@ -110,6 +112,7 @@ def _inline(
     table: Table,
     calls: tuple[Any, ...] = (),
     loops: bool = True,
+    scaled: bool = False,
 ) -> list[Atom]:
     known: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
@@ -121,9 +124,10 @@ def _inline(
         arguments = [read(atom) for atom in eqn.invars]
         here = (eqn.source_info.traceback, *calls)
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive in INLINED else expansion(eqn)
-        inner = inner or by_products(eqn) or apart(eqn) or as_dot_general(eqn) or as_mul(eqn)
+        inner = inner or by_products(eqn) or apart(eqn) or as_dot_general(eqn) or (None if scaled else as_mul(eqn))
         if inner is not None:
-            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, equations, table, here, loops)
+            how = equations, table, here, loops, scaled
+            results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, *how)
         elif eqn.primitive is SCAN and not loops and _is_short(eqn):
             results = _written_out(eqn, arguments, equations, table, here)
         else:

@@ -48,7 +48,7 @@ _DRAWS = {primitives.rng_uniform_p}
 def traced(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """`function` for arguments of the types of `args`: its equations, merged."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    flat, tree = merged(inline(closed)), jax.tree.structure(shapes)
+    flat, tree = merged(inline(closed, scaled=True)), jax.tree.structure(shapes)
     return lambda *args: jax.tree.unflatten(tree, flat(*jax.tree.leaves(args)))
 
 

@@ -1,10 +1,11 @@
-"""Rows times one vector as a primitive of its own: ``y[..., h] = x[..., h] s[h]``, as the scale of a layer norm.
+"""Rows times one array as a primitive of its own: ``y[..., h] = x[..., h] s[h]``, as the scale of a layer norm, or what
+depends on a sample times what is the same for all of them.
 
 It differs from a product in one place only, its transpose. The gradient by s is a sum over all leading axes: samples,
 directions, positions. JAX sums over one after the other; XLA on a CPU joins that with what the sum is added to, and
-then reads column by column, on one core. Here these axes are one, and the sum of many rows is a product with ones.
+then reads column by column, on one core. Here these axes are one, and a long sum is a product with ones.
 
-It is put in where the equations of a derivative are merged (see `nablax.graph.merge`).
+Scales are put in where the equations of a derivative are merged (see `nablax.graph.merge`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,25 @@ from nablax.graph.products import in_type_of
 from nablax.graph.sums import total_p
 
 _MANY = 1024
-"""Rows from which their sum is a product, as measured on a CPU: fewer are summed where they are computed."""
+"""Rows from which their sum is a product, as measured on a CPU: fewer are summed where they are computed, in parts."""
+
+_PARTS = 32
+"""Up to so many rows XLA does not sum in parts, but on one core: of `_LONG` numbers and more, the sum is a product."""
+
+_LONG = 2**14
+
+
+def _by_product(rows: int, numbers: int) -> bool:
+    """Whether a sum over rows, of so many numbers in all, is a product with ones. Of an unknown number it is none."""
+    if not isinstance(rows, int):  # only a name (`jax.export.symbolic_shape`)
+        return False
+    return rows >= _MANY or (1 < rows <= _PARTS and numbers >= _LONG)
+
+
+def scaled(x: Array, s: Array) -> Array:
+    """``x * s``, entry by entry, of arrays of one shape: x of a sample, s perhaps the same for all samples."""
+    same = x.dtype == s.dtype and s.dtype in (jnp.float32, jnp.float64)
+    return scaled_p.bind(x, s) if same else x * s
 
 
 def as_mul(eqn: Any) -> Any:
@@ -43,9 +62,10 @@ def _by_x(cotangent: Array, x: Any, s: Array) -> Array:
 def _by_s(cotangent: Array, x: Array, s: Any) -> Array:
     products, leading = cotangent * x, x.ndim - s.aval.ndim
     rows = math.prod(x.shape[:leading])
-    if rows < _MANY:
+    if not _by_product(rows, products.size):
         return in_type_of(s, jnp.sum(products, tuple(range(leading))))
-    return in_type_of(s, total_p.bind(once(products.reshape(rows, *s.aval.shape)), axes=(0,)))
+    sums = total_p.bind(once(products.reshape(rows, s.aval.size)), axes=(0,))
+    return in_type_of(s, sums.reshape(s.aval.shape))
 
 
 def _batched(operands: tuple[Array, Array], axes: tuple[Any, Any]) -> tuple[Array, int]:

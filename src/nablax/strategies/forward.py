@@ -28,6 +28,7 @@ from nablax.graph.blocks import Blocks
 from nablax.graph.inline import Equation, Variable
 from nablax.graph.nodes import Kind, Loop, Node, Program, Values, read
 from nablax.graph.once import once
+from nablax.graph.scaled import scaled
 from nablax.graph.slopes import curvatures, first_derivative
 from nablax.strategies.base import Derivatives, Strategy, Wants, unit_vectors
 from nablax.strategies.forms import Form, narrow_directions, widened_tangents
@@ -122,12 +123,13 @@ def sweep(program: Program, inputs: Sequence[Any], forms: tuple[Form, ...], bloc
         if isinstance(step, Equation):
             values.update(zip(step.outputs, step(*(read(values, a) for a in step.inputs)), strict=True))
             continue
+        straight = program.straight.issuperset(step.roots)
         if blocks is not None and blocks.holds(step):
-            results, to = _node(step, values, [narrow[root] for root in step.roots], tuple(thin)), narrow
+            results, to = _node(step, values, [narrow[root] for root in step.roots], tuple(thin), straight), narrow
         else:
             roots, to = [widened(root) for root in step.roots], moving
             loop = isinstance(step, Loop)
-            results = _loop(step, values, moving, forms) if loop else _node(step, values, roots, forms)
+            results = _loop(step, values, moving, forms) if loop else _node(step, values, roots, forms, straight)
         for variable, value in results:
             write(variable, value, to)
     moves: Callable[[Any], bool] = lambda o: o in moving or o in narrow
@@ -141,13 +143,17 @@ def _widened(value: Moving, forms: tuple[Form, ...], blocks: Blocks, variable: V
     return Moving(value.value, widened_tangents(value.tangents, blocks, variable), tuple(rows))
 
 
-def _node(node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form, ...]) -> list[tuple[Variable, Any]]:
-    """The outputs of one node."""
+def _node(
+    node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form, ...], straight: bool
+) -> list[tuple[Variable, Any]]:
+    """The outputs of one node; `straight` is whether its roots depend on x, or on what a step of a loop is given, by
+    linear maps.
+    """
     at = tuple(root.value for root in roots)
     tangents = tuple(root.tangents for root in roots)
     phi = node.function(values)
     if node.kind is Kind.ELEMENTWISE:
-        outputs, first = _elementwise(node, phi, at, roots, forms)
+        outputs, first = _elementwise(node, phi, at, roots, forms, straight)
         return [(node.outputs[0], Moving(outputs[0], *first))]
     outputs, moved, others = _push(phi, at, tangents)
     rows = []
@@ -165,10 +171,18 @@ def _node(node: Node, values: Values, roots: Sequence[Moving], forms: tuple[Form
 
 
 def _elementwise(
-    node: Node, phi: Callable[..., Any], at: tuple[Any, ...], roots: Sequence[Moving], forms: tuple[Form, ...]
+    node: Node,
+    phi: Callable[..., Any],
+    at: tuple[Any, ...],
+    roots: Sequence[Moving],
+    forms: tuple[Form, ...],
+    straight: bool,
 ) -> tuple[tuple[Any, ...], tuple[Array, Rows]]:
     """(values, (tangents, rows)) of an elementwise node: products with its first and second derivatives, entry by
     entry.
+
+    Tangents of what is `straight`, and their products, are the same for all samples. They meet those derivatives last:
+    a gradient sums over the samples before it goes back through them.
     """
     outputs, _ = phi(*at)
     function = lambda *roots: phi(*roots)[0][0]
@@ -179,13 +193,18 @@ def _elementwise(
         slopes, bends = [once(s) for s in slopes], [once(b) for b in bends]
     # A node may round (x.astype(jnp.bfloat16)): what is carried on has the dtype of the value.
     rounded = lambda array: array.astype(outputs[0].dtype)
-    tangents = rounded(sum(slope[None] * root.tangents for slope, root in zip(slopes, roots, strict=True)))
+    straight &= all(row is None for root in roots for row in root.rows)  # what a loop carries on may have some
+
+    def times(factor: Array, array: Array) -> Array:
+        return scaled(jnp.broadcast_to(factor, array.shape), array) if straight else factor[None] * array
+
+    tangents = rounded(sum(times(slope, root.tangents) for slope, root in zip(slopes, roots, strict=True)))
     rows = []
     for k, form in enumerate(forms):
-        row = sum(
-            form.products(roots[i].tangents, roots[j].tangents, bend)
-            for (i, j), bend in zip(node.pairs, bends, strict=True)
-        )
+        row: Any = 0
+        for (i, j), bend in zip(node.pairs, bends, strict=True):
+            both = roots[i].tangents, roots[j].tangents
+            row += times(bend, form.products(*both)) if straight else form.products(*both, bend)
         for slope, root in zip(slopes, roots, strict=True):
             carried = root.rows[k]
             if carried is not None:  # in this order XLA compiles one operation for all layers, in the other one more
