@@ -13,12 +13,15 @@ XLA: there is no roofline for them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ from jax import Array
 
 from benchmarks.cells import Cell
 from benchmarks.cells import cell as cell_named
-from benchmarks.grid import RESULTS
+from benchmarks.grid import RESULTS, ROOT
 from benchmarks.measure import alternate
 from benchmarks.ops import jax_ops
 from benchmarks.peers import batched, formulations, gradient_of_loss
@@ -181,32 +184,55 @@ def programs_of(verdict: Verdict, cell: Cell, params: Any, X: Any) -> Programs |
     return Programs(own, ours, theirs[0] if theirs else None, width)
 
 
+@contextlib.contextmanager
+def torch_on_call(square: dict[str, Any], name: str) -> Iterator[Callable[[], Any]]:
+    """A call that has torch, in a process of its own, run one of its contenders."""
+    how = square["cell"], str(square["D"]), square["want"], name, "gradient" if square["gradient"] else "values"
+    command = [sys.executable, "-m", "benchmarks.torch_worker", "serve", *how]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def answered() -> None:
+            if not any(line.startswith("@") for line in process.stdout):
+                raise RuntimeError(f"{' '.join(command)} broke off")
+
+        def run() -> None:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            answered()
+
+        answered()
+        yield run
+        process.stdin.close()
+
+
 def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
-    """The line of a missed square: everything anew, in turns, but for the ratio in the grid; torch, which runs in a
-    process of its own, is taken to be as far away as it was there.
-    """
+    """The line of a missed square: everything anew, in turns, but for the ratio in the grid."""
     square, peer = verdict.square, verdict.best_peer
     assert peer is not None
     chosen = cell_named(square["cell"]).with_samples(square["D"])
     params, X = jax.tree.map(jnp.asarray, chosen.data())
     name, _, size = peer["name"].partition(" @")
-    batches = {"nablax": own_program(chosen, square, "auto")}
-    if peer["family"] != "torch":
-        batches["peer"] = peer_program(chosen, square, name, int(size) if size else None)
-    runs = {key: call(jax.jit(batch).lower(params, X).compile(), params, X) for key, batch in batches.items()}
+    runs = {"nablax": call(jax.jit(own_program(chosen, square, "auto")).lower(params, X).compile(), params, X)}
     found = programs_of(verdict, chosen, params, X)
     if found:
         # In chunks of what nablax takes, so that they meet the same caches.
         runs["products"] = alone([product for p in found.own for product in products(p, params, X[: found.width])])
-    taken = alternate(runs, rounds=10, seconds=1.0, keep=tuple(runs))
+    with contextlib.ExitStack() as stack:
+        if peer["family"] == "torch":
+            runs["peer"] = stack.enter_context(torch_on_call(square, peer["name"]))
+        else:
+            theirs = peer_program(chosen, square, name, int(size) if size else None)
+            runs["peer"] = call(jax.jit(theirs).lower(params, X).compile(), params, X)
+        taken = alternate(runs, rounds=20, seconds=3.0, keep=tuple(runs))
     took = {key: statistics.median(times) for key, times in taken.items()}
-    own = took["nablax"]
-    other = took.get("peer", own * verdict.ratio)
+    own, other = took["nablax"], took["peer"]
     line = [
         f"{square['cell']}: {column(square)}",
         f"{verdict.missed:.2f}",
         f"{verdict.ratio:.2f}",
-        f"{other / own:.2f}" if "peer" in took else "",
+        f"{other / own:.2f}",
     ]
     times = f"{1e3 * own:.1f}", f"{1e3 * other:.1f}"
     if not found:
@@ -332,8 +358,8 @@ def main() -> None:
         "takes, with nothing between them, by turns with nablax and the peer. The rest: what nablax reads and writes",
         "beside products, at the rate of the sum. The highest ratio is that of the peer to both together. Alone, each",
         "product writes its result to memory; where a compiled program does not, it can take less time than its",
-        "products alone. XLA counts loops inside a model once: nothing is said of them. torch is taken to be as far",
-        "away as in the grid; its operations are not counted. A sine of nablax counts with all terms of its series,",
+        "products alone. XLA counts loops inside a model once: nothing is said of them. torch takes its turns in a",
+        "process of its own; its operations are not counted. A sine of nablax counts with all terms of its series,",
         "that of a peer as one operation.",
         f"Commit {commit()}.",
         "",

@@ -156,6 +156,28 @@ def run(task: Task) -> list[dict[str, Any]]:
     return list(results.values())
 
 
+def serve(cell: Cell, want: str, name: str, gradient: bool) -> None:
+    """Run one contender whenever a line comes in, for who takes turns with it; all weights of a loss are 1."""
+    base, _, chunk = name.partition(" @")
+    eager = base.removesuffix(" compiled")
+    params, X = (to_torch(part) for part in cell.data())
+    function = per_chunk(cell, formulations(want)[eager], torch.ones(()) if gradient else None)
+    warm = partial(over_chunks(function, int(chunk) if chunk else None, gradient), params, X)
+    if base != eager:
+        function = torch.compile(function, fullgraph=True, dynamic=False)
+    call = partial(over_chunks(function, int(chunk) if chunk else None, gradient), params, X)
+    warm()  # as in the grid: memory that a larger program has freed need not come fresh from the system
+    call()
+    event("ready")
+    for _ in sys.stdin:
+        wait(call())
+        event("done")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    hand_back(run(Task.read(sys.argv[1])))
+    if sys.argv[1] == "serve":
+        name, samples, want, contender, through = sys.argv[2:]
+        serve(cell_named(name).with_samples(int(samples)), want, contender, through == "gradient")
+    else:
+        hand_back(run(Task.read(sys.argv[1])))
