@@ -162,12 +162,11 @@ def serve(cell: Cell, want: str, name: str, gradient: bool) -> None:
     eager = base.removesuffix(" compiled")
     params, X = (to_torch(part) for part in cell.data())
     function = per_chunk(cell, formulations(want)[eager], torch.ones(()) if gradient else None)
-    warm = partial(over_chunks(function, int(chunk) if chunk else None, gradient), params, X)
+    call = lambda: over_chunks(function, int(chunk) if chunk else None, gradient)(params, X)
+    call()  # as in the grid: memory that a larger program has freed need not come fresh from the system
     if base != eager:
         function = torch.compile(function, fullgraph=True, dynamic=False)
-    call = partial(over_chunks(function, int(chunk) if chunk else None, gradient), params, X)
-    warm()  # as in the grid: memory that a larger program has freed need not come fresh from the system
-    call()
+        call()
     event("ready")
     for _ in sys.stdin:
         wait(call())
