@@ -6,8 +6,8 @@ cache), and how long the matrix products of nablax take alone, each at its own s
 turns with nablax and the peer. What is no product reads and writes its arrays at the rate of the sum, at best. Where
 the operations of the two differ by less than the target, or the peer takes less than the target times the products and
 the rest together, the target is out of reach of these algorithms, however well they are run. Gradients that take more
-than a third of the best peer's memory are run again in chunks that do not. Loops inside a model are counted once by
-XLA: there is no roofline for them.
+than a third of the best peer's memory are run again with that third as their budget. Loops inside a model are counted
+once by XLA: there is no roofline for them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ HEAD = (
     "square,bar,ratio in the grid,ratio here,nablax ms,its Gop,Gop/s,its GB,GB/s,best peer,its ms,peer Gop / ours,"
     "peer GB / ours,least ms (operations),products alone ms,the rest at the rate of the sum ms,highest ratio"
 )
-MEMORY_HEAD = "square,best peer,its ms,its MiB,nablax ms,its MiB,chunk within a third,its ms,its MiB,ratio"
+MEMORY_HEAD = (
+    "square,best peer,its ms,its MiB,nablax ms,its MiB,memory_budget MiB,chunk,nablax ms with it,its MiB,share of the "
+    "peer's,ratio"
+)
 
 
 def seconds(run: Callable[[], Any], rounds: int = 9) -> float:
@@ -167,7 +170,7 @@ def programs_of(verdict: Verdict, cell: Cell, params: Any, X: Any) -> Programs |
     square, peer = verdict.square, verdict.best_peer
     assert peer is not None
     width = width_of_chunks(cell, square)
-    kinds = [(lambda square: own_program(cell, square), width < square["D"])]
+    kinds = [(lambda square: own_program(cell, square, chunk_size=None), width < square["D"])]
     if peer["family"] != "torch":
         kinds.append((lambda square: peer_program(cell, square, peer["name"]), "@" in peer["name"]))
     own, *others = (
@@ -214,7 +217,7 @@ def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
     chosen = cell_named(square["cell"]).with_samples(square["D"])
     params, X = jax.tree.map(jnp.asarray, chosen.data())
     name, _, size = peer["name"].partition(" @")
-    runs = {"nablax": call(jax.jit(own_program(chosen, square, "auto")).lower(params, X).compile(), params, X)}
+    runs = {"nablax": call(jax.jit(own_program(chosen, square)).lower(params, X).compile(), params, X)}
     found = programs_of(verdict, chosen, params, X)
     if found:
         # In chunks of what nablax takes, so that they meet the same caches.
@@ -270,19 +273,19 @@ def mean_of_operations(verdicts: list[Verdict]) -> str:
     return f"{mean(every)} in the geometric mean of {len(every)} squares where XLA counts both ({wants})"
 
 
-def width_of_chunks(cell: Cell, square: dict[str, Any]) -> int:
+def width_of_chunks(cell: Cell, square: dict[str, Any], **options: Any) -> int:
     """How many samples nablax takes at once, as it plans itself."""
     import nablax
 
     params, X = jax.tree.map(jnp.asarray, cell.data())
-    plan = nablax.explain(lambda params, x: cell.model(jax_ops(), params, x), square["want"])(params, X)
+    plan = nablax.explain(lambda params, x: cell.model(jax_ops(), params, x), square["want"], **options)(params, X)
     size = plan.gradient_chunk_size if square["gradient"] else plan.chunk_size
     return min(size or square["D"], square["D"])
 
 
 def memory_row(verdict: Verdict) -> list[str] | None:
-    """A square run in chunks that take a third of the memory of the best peer that tells its own (torch does not); None
-    if nothing is to be shown.
+    """A square run with a third of the memory of the best peer that tells its own (torch does not) as the budget; None
+    if it takes no more than that without.
     """
     square = verdict.square
     peer = fastest(square, lambda e: e["family"] != "nablax" and e.get("temp_bytes") is not None)
@@ -294,33 +297,30 @@ def memory_row(verdict: Verdict) -> list[str] | None:
     compiled = lambda batch: jax.jit(batch).lower(params, X).compile()
     held = lambda program: program.memory_analysis().temp_size_in_bytes
     name, _, chunk = peer["name"].partition(" @")
-    theirs = compiled(peer_program(chosen, square, name, int(chunk) if chunk else None))
-    size = width_of_chunks(chosen, square)
-    ours = smaller = compiled(own_program(chosen, square, "auto"))
-    while held(smaller) > MEMORY * held(theirs):
-        if size == 1:
-            return None
-        size //= 2
-        smaller = compiled(own_program(chosen, square, size))
-
-    programs = {"peer": theirs, "auto": ours, "smaller": smaller}
+    program = compiled(peer_program(chosen, square, name, int(chunk) if chunk else None))
+    budget = int(MEMORY * held(program))
+    programs = {
+        "peer": program,
+        "auto": compiled(own_program(chosen, square)),
+        "bounded": compiled(own_program(chosen, square, memory_budget=budget)),
+    }
     runs = {name: call(program, params, X) for name, program in programs.items()}
     taken = alternate(runs, rounds=10, seconds=1.0, keep=tuple(runs))
     ms = {key: 1e3 * statistics.median(times) for key, times in taken.items()}
-    mebibytes = lambda program: f"{held(program) / 2**20:.1f}"
-    return [
-        f"{square['cell']}: {column(square)}",
-        *(peer["name"], f"{ms['peer']:.1f}", mebibytes(theirs)),
-        *(f"{ms['auto']:.1f}", mebibytes(ours)),
-        *(str(size), f"{ms['smaller']:.1f}", mebibytes(smaller), f"{ms['peer'] / ms['smaller']:.2f}"),
-    ]
+    mebibytes = lambda size: f"{size / 2**20:.1f}"
+    theirs, ours, bounded = ((f"{ms[key]:.1f}", mebibytes(held(programs[key]))) for key in programs)
+    width = width_of_chunks(chosen, square, memory_budget=budget)
+    ratios = held(programs["bounded"]) / held(programs["peer"]), ms["peer"] / ms["bounded"]
+    how = mebibytes(budget), str(width)
+    label = f"{square['cell']}: {column(square)}"
+    return [label, peer["name"], *theirs, *ours, *how, *bounded, *(f"{ratio:.2f}" for ratio in ratios)]
 
 
-def own_program(cell: Cell, square: dict[str, Any], chunk_size: Any = None) -> Callable:
+def own_program(cell: Cell, square: dict[str, Any], **options: Any) -> Callable:
     import nablax
 
     model = lambda params, x: cell.model(jax_ops(), params, x)
-    return finished(getattr(nablax, square["want"])(model, chunk_size=chunk_size), square)
+    return finished(getattr(nablax, square["want"])(model, **options), square)
 
 
 def peer_program(cell: Cell, square: dict[str, Any], name: str, chunk_size: int | None = None) -> Callable:
@@ -367,7 +367,7 @@ def main() -> None:
         f"Operations of the best peer / of nablax: {mean_of_operations(verdicts)}.",
         "",
         "Gradients through the Hessian that take more than a third of the memory of the best peer of those that tell",
-        "theirs (torch does not), in chunks that do not:",
+        "theirs (torch does not), with that third as `memory_budget=`:",
         "",
         *table(MEMORY_HEAD.split(","), smaller),
     ]

@@ -115,6 +115,25 @@ def test_chunks_of_gradients_fit_the_budget_too(strategy):
     assert temporary(**options) < budget < temporary(strategy=strategy)
 
 
+def test_what_a_gradient_holds_anyway_counts():
+    """Results of all samples are intermediate arrays of a gradient through them, and those of this loss are held twice
+    before it goes back: chunks have the room that is left beside one of them.
+    """
+    many = jnp.concatenate([X] * 8)
+    results = many.shape[0] * A * C * C * 8
+    loss = lambda params, budget: jnp.sum(nablax.hessian(model, memory_budget=budget)(params, many) ** 2)
+
+    def temporary(budget):
+        gradient = jax.jit(jax.grad(loss), static_argnums=1)
+        return gradient.lower((W, V), budget).compile().memory_analysis().temp_size_in_bytes
+
+    sizes = []
+    for budget in (int(2.1 * results), 4 * results):
+        sizes.append(nablax.explain(model, "hessian", memory_budget=budget)((W, V), many).gradient_chunk_size)
+        assert 2 * results <= temporary(budget) < budget
+    assert sizes[0] < sizes[1] < len(many)
+
+
 def test_a_result_that_is_too_large():
     result = D * A * C * C * 8
     with raises(errors.MemoryBudgetError, readable(result), readable(result - 1), "laplacian", "nablax.store.run"):
@@ -208,6 +227,25 @@ def test_what_a_gradient_is_predicted_to_keep(want, strategy):
 
     held, kept = held_and_kept(normed, weights, batch, want, strategy)
     assert 1 / 3 < held / kept < 3
+
+
+@pytest.mark.parametrize("strategy", ["forward", "adjoint"])
+@pytest.mark.parametrize("want", ["hessian", "hessian_diagonal", "laplacian"])
+@pytest.mark.parametrize("inputs, outputs, layers", [(3, 1, 4), (10, 10, 3), (16, 1, 3), (6, 2, 3), (4, 24, 3)])
+def test_what_a_gradient_keeps_of_each_sample(inputs, outputs, layers, want, strategy):
+    """What XLA sets aside grows by 0.6 to 1.7 of the prediction with each sample."""
+    sizes = [inputs, *[32] * layers, outputs]
+    weights = [draw(a, b) for a, b in itertools.pairwise(sizes)]
+
+    def deep(weights, x):
+        for W in weights[:-1]:
+            x = jnp.tanh(x @ W)
+        return x @ weights[-1]
+
+    (few, kept), (many, more) = (
+        held_and_kept(deep, weights, draw(samples, inputs), want, strategy) for samples in (100, 200)
+    )
+    assert 0.6 < (many - few) / (more - kept) < 1.7
 
 
 def test_what_is_widened_is_predicted_to_be_kept():

@@ -157,9 +157,9 @@ class Call:
         present.check(sample)
         bounded = options.budget is not None or options.strategy == "autotune"
         samples, chunk_size = batch.planned(options.chunk_size, bounded)
-        problem = Problem(sample.graph, wants, samples, chunk_size, options.budget)
-        if options.budget is not None:
-            check_result(batch.samples * sample.size_of_result(present), problem)
+        results = 0 if options.budget is None else samples * sample.size_of_result(present)
+        problem = Problem(sample.graph, wants, samples, chunk_size, options.budget, results)
+        check_result(problem)
         return cls(sample, batch, present, options, problem)
 
     def inputs(self, arrays: list[Array], weights: Any, args: tuple[PyTree, ...]) -> Inputs:

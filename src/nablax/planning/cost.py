@@ -223,34 +223,57 @@ def _adjoint_set(problem: Problem) -> float:
 
 
 def kept_set(problem: Problem, strategy: Strategy) -> float:
-    """Bytes that one sample keeps until it is differentiated, roughly: the results of products and of what is curved,
-    once for each pass of the strategy that comes by there. Other linear maps become part of what reads them, but not
-    inside loops, which keep what they need of each step.
+    """Bytes that a gradient through one sample takes, roughly: what is kept until it comes by, and what the widest node
+    needs beside that on its way back.
+
+    Kept are the results of products and of what is curved, once for each pass of the strategy that comes by there.
+    Other linear maps become part of what reads them, but not inside loops, which keep what they need of each step.
     """
-    return sum(_widened(problem, strategy)) + sum(
-        steps * _kept(problem, strategy, node) * sum(map(_bytes, node.outputs))
-        for node, steps in _nodes(problem.graph.program)
-        if steps > 1 or node.kind is not Kind.LINEAR or any(eqn.primitive in _PRODUCTS for eqn in node.equations)
-    )
+    kept, beside = float(sum(_widened(problem, strategy))), 0.0
+    for node, steps in _nodes(problem.graph.program):
+        if steps > 1 or node.kind is not Kind.LINEAR or any(eqn.primitive in _PRODUCTS for eqn in node.equations):
+            times, times_beside = _kept(problem, strategy, node, steps > 1)
+            size = sum(map(_bytes, node.outputs))
+            kept, beside = kept + steps * times * size, max(beside, times_beside * size)
+    return kept + beside
 
 
 _PRODUCTS = {dense_p, primitives.dot_general_p, primitives.conv_general_dilated_p}
 
 
-def _kept(problem: Problem, strategy: Strategy, node: Node) -> float:
-    """How often a gradient keeps a result of a node: the value, tangents, cotangents, and products of them."""
-    A, full = problem.A, "hessian" in problem.wants.names
+def _kept(problem: Problem, strategy: Strategy, node: Node, in_loop: bool) -> tuple[float, float]:
+    """(how often a gradient keeps a result of a node, how often it needs one beside that while it comes by): the value,
+    tangents, cotangents, and products of them. Tangents and products that are the same for all samples do not count.
+    """
+    A, full, straight = problem.A, "hessian" in problem.wants.names, problem.graph.program.straight
     narrow = directions_in(problem, node)
+    rows, couples = problem.second_rows(narrow)
+    if straight.issuperset(node.outputs):
+        narrow = rows = 0
     if problem.wants.order < 2:
-        return 1 + (A if strategy.reverse_mode else narrow)
-    match strategy.name:
-        case "forward":
-            return narrow + (1.8 if full else 1) * problem.second_rows(narrow)[0]  # products of pairs are kept, too
-        case "adjoint":
-            by_rows = not full or pairs_pay(node.kind, A, narrow)
-            return narrow + A + (problem.second_rows(narrow)[0] if by_rows else A * narrow)
-        case _:
-            return _carried(problem, strategy, node)
+        return 1 + (A if strategy.reverse_mode else narrow), 0
+    if strategy.name not in ("forward", "adjoint"):
+        return _carried(problem, strategy, node), 0
+    forward = strategy.name == "forward"
+    moved = 1 + narrow + (rows if forward else A)
+    if node.kind is Kind.LINEAR or straight.issuperset(node.roots):
+        return moved, 0
+    pairs = max(len(node.pairs), 1)
+    if forward:
+        return moved + (0.8 * rows * pairs if full else 0), narrow + (rows if full else 0)
+    by_pairs = not full or pairs_pay(node.kind, A, narrow)
+    products = couples if by_pairs else A * narrow
+    if A == 1:  # those of equal tangents go into a weighted sum at once
+        pairs -= sum(i == j for i, j in node.pairs)
+    beside = 3 * narrow + (2 if by_pairs and A > 1 else 1) * products if full else 2 * narrow
+    return moved + products * pairs, beside
+
+
+def held_anyway(problem: Problem) -> float:
+    """Bytes that a gradient takes beside its chunks, roughly: the results of all samples, and twice what the other
+    arguments of the model take: their gradient so far, and that of a chunk.
+    """
+    return problem.results + 2 * sum(map(_bytes, problem.graph.flat.inputs[:-1]))
 
 
 def _widened(problem: Problem, strategy: Strategy) -> list[int]:

@@ -9,7 +9,7 @@ import re
 import jax
 
 from nablax._errors import MemoryBudgetError, OptionError
-from nablax.planning.cost import kept_set, working_set
+from nablax.planning.cost import held_anyway, kept_set, working_set
 from nablax.planning.problem import Problem
 from nablax.strategies import Strategy
 
@@ -17,7 +17,7 @@ CACHE_BYTES = 20 * 2**20
 """Working set of a chunk on a CPU: what stays in the outer cache, and keeps every core busy with each operation. Larger
 chunks stream through main memory; above 32 MiB, glibc asks the system for fresh memory in every call."""
 
-GRADIENT_BYTES = 24 * 2**20
+GRADIENT_BYTES = 26 * 2**20
 """What a chunk keeps on a CPU where the result is differentiated."""
 
 WHOLE_BYTES = 32 * 2**20
@@ -75,15 +75,17 @@ def chunk_size_for(problem: Problem, strategy: Strategy) -> int | None:
 def chunk_size_of_gradient(problem: Problem, strategy: Strategy, chunk_size: int | None) -> int | None:
     """How many samples go through the model at once where the result, in chunks of `chunk_size`, is differentiated.
 
-    What a chunk keeps then fits the budget, if there is one, with one sample at least.
+    What a chunk keeps then fits the budget, if there is one, together with what the gradient holds anyway; with one
+    sample at least.
     """
-    bound = min(WHOLE_BYTES if jax.default_backend() == "cpu" else math.inf, problem.budget or math.inf)
+    room = None if problem.budget is None else max(int(problem.budget - held_anyway(problem)), 0)
+    bound = min(WHOLE_BYTES if jax.default_backend() == "cpu" else math.inf, math.inf if room is None else room)
     if not isinstance(problem.chunk_size, str) or bound == math.inf:
         return chunk_size
     each = kept_set(problem, strategy)
     if each * problem.samples <= bound:
         return chunk_size
-    size = samples_that_fit(each, problem.samples, problem.budget, GRADIENT_BYTES)
+    size = samples_that_fit(each, problem.samples, room, GRADIENT_BYTES)
     return min(size, chunk_size or size) if size else chunk_size
 
 
@@ -125,11 +127,11 @@ def over_budget(problem: Problem, strategy: Strategy, chunk_size: int | None) ->
     return f"{subject} about {readable(needed)}, and memory_budget allows {readable(problem.budget)}"
 
 
-def check_result(size: int, problem: Problem) -> None:
-    """Raise `MemoryBudgetError` where a result of `size` bytes is larger than the budget that the user has set."""
-    if problem.budget is not None and size > problem.budget:
+def check_result(problem: Problem) -> None:
+    """Raise `MemoryBudgetError` where the results of all samples are larger than the budget that the user has set."""
+    if problem.budget is not None and problem.results > problem.budget:
         raise MemoryBudgetError(
-            f"the result for {problem.samples} samples takes {readable(size)}, and memory_budget allows "
+            f"the result for {problem.samples} samples takes {readable(problem.results)}, and memory_budget allows "
             f"{readable(problem.budget)}. Raise the budget; or ask for less: hessian_diagonal or laplacian instead of "
             "the hessian; or write the result to disk piece by piece with nablax.store.run."
         )

@@ -23,6 +23,7 @@ class Problem:
         samples: D.
         chunk_size: how many samples go through the model at once: a number, None for all of them, or "auto".
         budget: bytes that the intermediate arrays of a chunk may take, if the user has set a bound.
+        results: bytes of the results of all samples, if there is a bound.
     """
 
     graph: Graph
@@ -30,6 +31,7 @@ class Problem:
     samples: int
     chunk_size: int | str | None = "auto"
     budget: int | None = None
+    results: int = 0
 
     @property
     def C(self) -> int:
