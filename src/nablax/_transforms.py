@@ -48,8 +48,9 @@ def jacobian(
             axis 0.
         memory_budget: a bound for the intermediate arrays of one chunk, in bytes or as ``"512MiB"``, ``"1.5GB"``; their
             size is predicted. "auto" chunks fit it; a chunk that cannot, or a result that is larger, is an error. A
-            gradient through the result takes chunks that keep no more than that, or a sample at a time. None: "auto"
-            chunks fit the cache of a CPU, or 2 GiB elsewhere, and nothing is refused.
+            gradient through the result takes chunks that fit it together with the results of all samples, which are
+            intermediate arrays there, or a sample at a time. None: "auto" chunks fit the cache of a CPU, or 2 GiB
+            elsewhere, and nothing is refused.
         table: what is known of primitives, a `nablax.Table`. None is ``nablax.default_table``; to teach one of your
             own, pass ``nablax.default_table.extended(elementwise=[my_primitive])``. Primitives that are in no table
             are served too, by their own rules.
