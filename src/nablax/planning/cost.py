@@ -232,7 +232,7 @@ def kept_set(problem: Problem, strategy: Strategy) -> float:
     kept, beside = float(sum(_widened(problem, strategy))), 0.0
     for node, steps in _nodes(problem.graph.program):
         if steps > 1 or node.kind is not Kind.LINEAR or any(eqn.primitive in _PRODUCTS for eqn in node.equations):
-            times, times_beside = _kept(problem, strategy, node, steps > 1)
+            times, times_beside = _kept(problem, strategy, node)
             size = sum(map(_bytes, node.outputs))
             kept, beside = kept + steps * times * size, max(beside, times_beside * size)
     return kept + beside
@@ -241,7 +241,7 @@ def kept_set(problem: Problem, strategy: Strategy) -> float:
 _PRODUCTS = {dense_p, primitives.dot_general_p, primitives.conv_general_dilated_p}
 
 
-def _kept(problem: Problem, strategy: Strategy, node: Node, in_loop: bool) -> tuple[float, float]:
+def _kept(problem: Problem, strategy: Strategy, node: Node) -> tuple[float, float]:
     """(how often a gradient keeps a result of a node, how often it needs one beside that while it comes by): the value,
     tangents, cotangents, and products of them. Tangents and products that are the same for all samples do not count.
     """
