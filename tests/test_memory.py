@@ -193,20 +193,24 @@ def test_a_chunk_size_that_does_not_fit():
     nablax.hessian(model, memory_budget="64KiB", chunk_size=10)((W, V), X)
 
 
+def layered(*sizes):
+    """Weights of `deep`."""
+    return [draw(a, b) for a, b in itertools.pairwise(sizes)]
+
+
+def deep(weights, x):
+    for W in weights[:-1]:
+        x = jnp.tanh(x @ W)
+    return x @ weights[-1]
+
+
 @pytest.mark.parametrize("want", ["hessian", "hessian_diagonal", "laplacian"])
 @pytest.mark.parametrize("inputs, outputs, layers", [(3, 40, 2), (20, 1, 2), (4, 2, 5)])
 def test_what_the_adjoint_sweep_is_predicted_to_hold(inputs, outputs, layers, want):
     """At least a third of what XLA sets aside, for many outputs, many inputs, many layers; and not eight times as much
     (how much it fuses away differs from version to version).
     """
-    sizes = [inputs, *[64] * layers, outputs]
-    weights = [draw(a, b) for a, b in itertools.pairwise(sizes)]
-
-    def deep(weights, x):
-        for W in weights[:-1]:
-            x = jnp.tanh(x @ W)
-        return x @ weights[-1]
-
+    weights = layered(inputs, *[64] * layers, outputs)
     batch, options = draw(100, inputs), {"strategy": "adjoint", "chunk_size": None}
     predicted = nablax.explain(deep, want, **options)(weights, batch).working_set
     program = jax.jit(getattr(nablax, want)(deep, **options)).lower(weights, batch).compile()
@@ -234,14 +238,7 @@ def test_what_a_gradient_is_predicted_to_keep(want, strategy):
 @pytest.mark.parametrize("inputs, outputs, layers", [(3, 1, 4), (10, 10, 3), (16, 1, 3), (6, 2, 3), (4, 24, 3)])
 def test_what_a_gradient_keeps_of_each_sample(inputs, outputs, layers, want, strategy):
     """What XLA sets aside grows by 0.6 to 1.7 of the prediction with each sample."""
-    sizes = [inputs, *[32] * layers, outputs]
-    weights = [draw(a, b) for a, b in itertools.pairwise(sizes)]
-
-    def deep(weights, x):
-        for W in weights[:-1]:
-            x = jnp.tanh(x @ W)
-        return x @ weights[-1]
-
+    weights = layered(inputs, *[32] * layers, outputs)
     (few, kept), (many, more) = (
         held_and_kept(deep, weights, draw(samples, inputs), want, strategy) for samples in (100, 200)
     )
