@@ -16,7 +16,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.extend.core import primitives
 
-from nablax._compat import jaxpr_of
+from nablax._compat import SET_ASIDE, jaxpr_of
 from nablax.graph.dense import dense_p
 from nablax.graph.determinants import slogdet_p
 from nablax.graph.inline import Constant, Equation, Variable
@@ -235,7 +235,7 @@ def kept_set(problem: Problem, strategy: Strategy) -> float:
             times, times_beside = _kept(problem, strategy, node)
             size = sum(map(_bytes, node.outputs))
             kept, beside = kept + steps * times * size, max(beside, times_beside * size)
-    return kept + beside
+    return SET_ASIDE * (kept + beside)
 
 
 _PRODUCTS = {dense_p, primitives.dot_general_p, primitives.conv_general_dilated_p}
@@ -245,7 +245,7 @@ def _kept(problem: Problem, strategy: Strategy, node: Node) -> tuple[float, floa
     """(how often a gradient keeps a result of a node, how often it needs one beside that while it comes by): the value,
     tangents, cotangents, and products of them. Tangents and products that are the same for all samples do not count.
 
-    The factors are fitted to what XLA sets aside for the gradients of the benchmark grid.
+    The factors are fitted to what XLA sets aside for the gradients of the benchmark grid, with jax 0.10.
     """
     A, full, straight = problem.A, "hessian" in problem.wants.names, problem.graph.program.straight
     narrow = directions_in(problem, node)
