@@ -9,9 +9,10 @@ import pytest
 from jax.test_util import check_grads
 
 import nablax
+from nablax._compat import SUMS_BY_LIBRARY
 from nablax.graph.inline import equations
 from nablax.graph.merge import traced
-from nablax.graph.sums import total, total_p
+from nablax.graph.sums import FEW_BACK, LONG, repeated_p, total, total_p
 
 
 def draw(*shape):
@@ -66,18 +67,18 @@ def test_samples_stay_where_they_are(axis, mapped):
         (lambda x: jnp.sum(x * x, -1), True),
         (lambda x: jnp.sum(x**3, 1), True),
         (lambda x: jnp.sum(-(x * x), -1), True),
-        (lambda x: jnp.sum(-x, -1), False),
-        (lambda x: jnp.sum(x + 1, -1), False),  # no products
+        (lambda x: jnp.sum(-x, -1), SUMS_BY_LIBRARY),
+        (lambda x: jnp.sum(x + 1, -1), SUMS_BY_LIBRARY),  # no products
         (lambda x: jnp.sum(x * x, 0), False),  # not the last axis, and many
         (lambda x: jnp.sum(x[:4] ** 2, 0), True),
         (lambda x: jnp.sum(x[:4].reshape(2, 2, 40) ** 2, 1), True),
-        (lambda x: jnp.sum(x[:5] ** 2, 0), False),
+        (lambda x: jnp.sum(x[:5] ** 2, 0), SUMS_BY_LIBRARY),
         (lambda x: jnp.sum(x[:1] ** 2, 0), False),
-        (lambda x: jnp.sum(jnp.tanh(x[:4]), 0), False),
+        (lambda x: jnp.sum(jnp.tanh(x[:4]), 0), SUMS_BY_LIBRARY),
         (lambda x: jnp.sum(x[:2] ** 2, (0, 1)), False),
         (lambda x: jnp.sum(x * x), False),  # not alone
         (lambda x: jnp.sum(x[:, :20] ** 2, -1), False),  # too few
-        (lambda x: jnp.sum((x * x).astype(jnp.bfloat16), -1), False),
+        (lambda x: jnp.sum((x * x).astype(jnp.bfloat16), -1), SUMS_BY_LIBRARY),  # in single precision
     ],
 )
 def test_which_sums_are_taken_apart(function, found):
@@ -94,6 +95,57 @@ def test_only_a_cpu_takes_them_apart(axis, operation):
         text = lowered.lower(lowering_platforms=(platform,)).as_text()
         assert f"stablehlo.{found}" in text
         assert f"stablehlo.{other}(" not in text
+
+
+@pytest.mark.parametrize(
+    "own, shape, axes, found",
+    [
+        ((3,), (4, 3), (1,), True),
+        ((3, 40), (2, 3, 5, 40), (1, 3), True),
+        ((3, 1, 5), (3, 4, 5), (0, 1, 2), True),
+        ((1, 5), (FEW_BACK + 1, 1, 5), (1, 2), False),  # too many
+        ((5,), (5, LONG), (0,), True),
+        ((5,), (5, LONG - 1), (0,), False),
+        ((), (3,), (), False),
+    ],
+)
+def test_repetitions_go_back_as_such_sums(own, shape, axes, found):
+    x, given = draw(2, *own), draw(2, *shape)
+    how = {"shape": shape, "broadcast_dimensions": axes}
+    ours, theirs = (lambda x, f=f: f(x, **how) for f in (repeated_p.bind, jax.lax.broadcast_in_dim))
+    for mapped in (lambda f: jax.vmap(lambda x, y: f(x) * y), lambda f: lambda x, y: f(x[0]) * y[0]):
+        for wrap in (lambda f: f, jax.jacfwd, jax.jacrev):
+            np.testing.assert_array_equal(wrap(mapped(ours))(x, given), wrap(mapped(theirs))(x, given))
+    last = jnp.moveaxis(x, 0, -1)
+    np.testing.assert_array_equal(jax.vmap(ours, -1)(last), jax.vmap(theirs, -1)(last))
+    check_grads(jax.jit(lambda x: ours(x) ** 3), (x[0],), order=3)
+    back = jax.make_jaxpr(jax.vjp(ours, x[0])[1])(given[0])
+    assert any(eqn.primitive is total_p for eqn in back.jaxpr.eqns) == (found and SUMS_BY_LIBRARY)
+
+
+def test_what_is_repeated_in_a_derivative():
+    """Every row with every other; no number."""
+    x = draw(3, 5)
+
+    def outer(x):
+        return x[:, None] * jnp.tanh(x)[None] + x.sum()
+
+    merged = traced(outer, x)
+    found = [eqn for eqn in equations(jax.make_jaxpr(merged)(x).jaxpr) if eqn.primitive is repeated_p]
+    assert bool(found) == SUMS_BY_LIBRARY
+    assert all(eqn.invars[0].aval.size > 1 for eqn in found)
+    np.testing.assert_allclose(merged(x), outer(x), rtol=1e-14)
+
+
+def test_models_that_hold_one():
+    """A model in which something is repeated is traced as if JAX had done it."""
+    ours, theirs = (
+        lambda p, x, repeat=repeat: jnp.tanh(repeat(jnp.sin(x), shape=(4, 3), broadcast_dimensions=(1,)) @ p[0]).sum(1)
+        for repeat in (repeated_p.bind, jax.lax.broadcast_in_dim)
+    )
+    params = (W, V)
+    assert nablax.explain(ours, "hessian")(params, X) == nablax.explain(theirs, "hessian")(params, X)
+    np.testing.assert_allclose(nablax.hessian(ours)(params, X), nablax.hessian(theirs)(params, X), rtol=1e-12)
 
 
 def test_derivatives_of_models_that_hold_one():

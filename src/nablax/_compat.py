@@ -41,11 +41,13 @@ UNSTACK = bound_by("unstack", jnp.unstack)
 TILE = bound_by("tile", lambda x: jnp.tile(x, 2))
 BARRIER = bound_by("optimization_barrier", jax.lax.optimization_barrier)
 
-SET_ASIDE = 1.6 if jax.__version_info__ >= (0, 11) else 1.0
-"""What XLA on a CPU sets aside for a gradient, in units of what that of jax 0.10 does: from 0.11 on it hands sums to a
-library (YNNPACK), and writes out what they are of; 1.1 to 2.0 times the prediction for dense networks instead of 0.8 to
-1.3.
+SUMS_BY_LIBRARY = jax.__version_info__ >= (0, 11)
+"""Whether XLA on a CPU hands sums to a library (YNNPACK): from jax 0.11 on it does, together with what is summed, which
+it then takes several times as long for; repetitions of arrays are written down for it.
 """
+
+SET_ASIDE = 1.3 if SUMS_BY_LIBRARY else 1.0
+"""What XLA on a CPU sets aside for a gradient, in units of what that of jax 0.10 does."""
 
 
 def jaxpr_of(maybe_closed: Any) -> Any:

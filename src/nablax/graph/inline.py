@@ -20,6 +20,7 @@ from nablax.graph.determinants import by_products
 from nablax.graph.products import as_dot_general
 from nablax.graph.scaled import as_mul
 from nablax.graph.sine import SINES, apart
+from nablax.graph.sums import as_broadcast
 
 
 class Variable:
@@ -95,7 +96,8 @@ def inline(
     """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`.
 
     `calls` are the tracebacks of the equation that the jaxpr was found in, and of the calls around it. Without `loops`,
-    short ones are written out; with `scaled`, what `nablax.graph.scaled` multiplied stays as it is.
+    short ones are written out; with `scaled`, what `nablax.graph.scaled` multiplied and
+    `nablax.graph.sums` repeated stays as it is.
     """
     jaxpr = jaxpr_of(closed)
     inputs = tuple(Variable(var.aval) for var in jaxpr.invars)
@@ -124,7 +126,8 @@ def _inline(
         arguments = [read(atom) for atom in eqn.invars]
         here = (eqn.source_info.traceback, *calls)
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive in INLINED else expansion(eqn)
-        inner = inner or by_products(eqn) or apart(eqn) or as_dot_general(eqn) or (None if scaled else as_mul(eqn))
+        inner = inner or by_products(eqn) or apart(eqn) or as_dot_general(eqn)
+        inner = inner or (None if scaled else as_mul(eqn) or as_broadcast(eqn))
         if inner is not None:
             how = equations, table, here, loops, scaled
             results = _inline(jaxpr_of(inner), getattr(inner, "consts", ()), arguments, *how)

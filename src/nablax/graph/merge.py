@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from jax.extend.core import primitives
 
-from nablax._compat import BROADCAST, DOT_GENERAL
+from nablax._compat import BROADCAST, DOT_GENERAL, SUMS_BY_LIBRARY
 from nablax.graph.inline import Atom, Constant, Equation, Flat, Variable, inline
 from nablax.graph.needed import needed
 from nablax.graph.products import as_product, product_p
 from nablax.graph.scaled import scaled_p
 from nablax.graph.sine import cosine_p, sine_and_cosine_p, sine_p
-from nablax.graph.sums import pays, total_p
+from nablax.graph.sums import pays, repeated_p, total_p
 
 _NEUTRAL: dict[Any, tuple[int, tuple[int, ...]]] = {
     primitives.mul_p: (1, (0, 1)),
@@ -74,7 +74,7 @@ def merged(flat: Flat) -> Flat:
         kept.append(eqn)
     outputs = tuple(map(now, flat.outputs))
     live = needed(_with_scaled(kept, flat.inputs), outputs)
-    return Flat(flat.inputs, outputs, _with_products(_with_totals(_with_pairs(live))))
+    return Flat(flat.inputs, outputs, _with_repeats(_with_products(_with_totals(_with_pairs(live)))))
 
 
 def _handed_on(eqn: Equation, filled: dict[Variable, Any]) -> Atom | None:
@@ -150,17 +150,17 @@ def _with_scaled(equations: Sequence[Equation], inputs: Collection[Atom]) -> lis
 
 
 def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-    """The same; sums of products over one axis, or of their negatives, as `nablax.graph.sums` has them."""
+    """The same; sums over one axis of products, or of their negatives, as `nablax.graph.sums` has them."""
     products: set[Atom] = set()
     for eqn in equations:
         if eqn.primitive in _PRODUCTS or (eqn.primitive is primitives.neg_p and eqn.inputs[0] in products):
             products.update(eqn.outputs)
 
     def replaced(eqn: Equation) -> Equation:
-        if eqn.primitive is not primitives.reduce_sum_p or eqn.inputs[0] not in products:
+        if eqn.primitive is not primitives.reduce_sum_p:
             return eqn
         aval, axes = _type(eqn.inputs[0]), tuple(map(int, eqn.params["axes"]))
-        if aval.dtype not in (np.float32, np.float64) or not pays(aval.shape, axes):
+        if aval.dtype not in (np.float32, np.float64) or not pays(aval.shape, axes, eqn.inputs[0] in products):
             return eqn
         return replace(eqn, primitive=total_p, params={"axes": axes})
 
@@ -177,6 +177,21 @@ def _with_products(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
         return replace(eqn, primitive=product_p, params=found) if found else eqn
 
     return tuple(map(replaced, equations))
+
+
+def _with_repeats(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
+    """The same; arrays that are repeated as `nablax.graph.sums` has them, where XLA is slow to sum."""
+
+    def replaced(eqn: Equation) -> Equation:
+        if eqn.primitive is not BROADCAST or eqn.params.get("sharding") is not None:
+            return eqn
+        operand, result = _type(eqn.inputs[0]), _type(eqn.outputs[0])
+        if operand.size == 1 or operand.dtype not in (np.float32, np.float64):
+            return eqn
+        axes = tuple(map(int, eqn.params["broadcast_dimensions"]))
+        return replace(eqn, primitive=repeated_p, params={"shape": result.shape, "broadcast_dimensions": axes})
+
+    return tuple(map(replaced, equations)) if SUMS_BY_LIBRARY else equations
 
 
 def _with_pairs(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:

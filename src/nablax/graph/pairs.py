@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from nablax._compat import bilinear_primitive, linear_primitive
+from nablax.graph.sums import repeated
 
 Numbers = tuple[int, ...]
 
@@ -55,13 +56,15 @@ def weighted_squares(x: Array, weight: Array, first: Numbers, second: Numbers) -
     What follows a change of either factor is one product of pairs, and goes back as one: no row has to be kept for
     the weight, and none to be looked up again.
     """
-    return weight[None] * pair_squares(x, first, second)
+    rows = pair_squares(x, first, second)
+    return repeated(weight, rows.shape, tuple(range(1, rows.ndim))) * rows
 
 
 @weighted_squares.defjvp
 def _weighted_along(first: Numbers, second: Numbers, at: Any, along: Any) -> tuple[Array, Array]:
     (x, weight), (tangent, more) = at, along
-    half = weight[None] * tangent + more[None] * x / 2
+    axes = tuple(range(1, x.ndim))
+    half = repeated(weight, x.shape, axes) * tangent + repeated(more, x.shape, axes) * x / 2
     return weighted_squares(x, weight, first, second), pair_products(x, half, first, second)
 
 

@@ -23,7 +23,7 @@ from nablax.graph.nodes import Kind, Node
 from nablax.graph.once import once
 from nablax.graph.probes import Probe
 from nablax.graph.slopes import curvatures
-from nablax.graph.sums import total
+from nablax.graph.sums import repeated, total
 from nablax.strategies.base import contraction
 from nablax.strategies.forms import Form, Pairs
 
@@ -288,14 +288,20 @@ def _congruence(scaled: Array, both: Array) -> Array:
     What follows a change of any factor is one product and its own transpose. JAX would take two products, and two back;
     this one goes back as the product of a symmetric matrix with the tangents, from which all factors take theirs.
     """
-    return _all_products(scaled[:, None] * both[None], both)
+    return _all_products(_outer(scaled, both), both)
 
 
 @_congruence.defjvp
 def _congruence_along(at: tuple[Array, Array], along: tuple[Array, Array]) -> tuple[Array, Array]:
     (scaled, both), (more, tangent) = at, along
-    half = scaled[:, None] * tangent[None] + more[:, None] * both[None] / 2
+    half = _outer(scaled, tangent) + _outer(more, both) / 2
     return _congruence(scaled, both), _with_transpose(_all_products(half, both))
+
+
+def _outer(scaled: Array, tangents: Array) -> Array:
+    """scaled[a,h] tangents[c,h]: (A, n, h). No rule of differentiation that stays what it is may repeat by itself."""
+    shape = (scaled.shape[0], *tangents.shape)
+    return repeated(scaled, shape, (0, 2)) * repeated(tangents, shape, (1, 2))
 
 
 def _all_products(rows: Array, tangents: Array) -> Array:
