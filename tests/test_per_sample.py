@@ -214,6 +214,19 @@ INDEPENDENT = {
 }
 
 
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 8}, {"memory_budget": "200KiB"}])
+def test_a_model_that_takes_derivatives_in_chunks(options):
+    """The model is compared for a thousand samples, too: enough for chunks, or more than a budget."""
+    W = jnp.asarray(np.random.default_rng(5).normal(size=(8, 100))) / 3
+    u = lambda x: jnp.tanh(jnp.tanh(x @ W) @ W.T)
+    X = jnp.asarray(np.random.default_rng(6).normal(size=(4, 8)))
+    batch = lambda X: nablax.hessian(u, **options)(X).sum((2, 3))
+    assert nablax.explain(u, "hessian")(jax.ShapeDtypeStruct((1022, 8), X.dtype)).chunks > 1
+    found = nablax.jacobian(nablax.per_sample(batch))(X)
+    expected = jax.vmap(jax.jacfwd(lambda x: jax.hessian(u)(x).sum((1, 2))))(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_more_that_is_independent(name):
     """The rows of the batch are what the model of one sample returns; the derivatives are tested above."""

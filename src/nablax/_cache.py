@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from nablax.batching.axes import in_whole_batches
+
 _BY_OBJECT: dict[int, tuple[weakref.ref[Any], dict[Hashable, tuple[list[Any], Callable[..., Any]]]]] = {}
 _BY_VALUE: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 _MOST_BY_VALUE = 256
@@ -51,6 +53,7 @@ def compiled(
     `rebuild(arrays)` is the model with the given arrays in place; it refers to a plain function only weakly, so that
     the cache keeps no model alive.
     """
+    options = options, in_whole_batches()
     if jax.tree.structure(model) != jax.tree.structure(0):
         _, rest = split_model(model)
         key = (rest, options)

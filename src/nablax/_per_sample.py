@@ -18,7 +18,7 @@ from nablax._options import Options, checked_model
 from nablax._sample import one_sample_shape
 from nablax._spot_check import spot_check
 from nablax._types import Model, PyTree
-from nablax.batching.axes import InAxes, leaf_axes
+from nablax.batching.axes import InAxes, leaf_axes, whole_batches
 from nablax.independence import SHARED, MismatchError, Mixed, Proof, Reason, Samples, Shared, Twins, Value
 
 # Sizes of the batches that are compared, the first that are no sizes in the arguments: two that are hardly ever sizes
@@ -162,7 +162,8 @@ class _Traces:
 
         types = [_batched(struct, axis, samples) for struct, axis in zip(self.types, self.axes, strict=True)]
         try:
-            closed = jax.make_jaxpr(flat)(*types)
+            with whole_batches():
+                closed = jax.make_jaxpr(flat)(*types)
         except NablaxError:
             raise
         except Exception as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,26 @@ from nablax._errors import AxesError, BatchSizeError, OptionError
 from nablax._types import PyTree
 
 InAxes = int | None | Sequence[Any]
+
+_whole: ContextVar[bool] = ContextVar("whole", default=False)
+
+
+@contextlib.contextmanager
+def whole_batches() -> Iterator[None]:
+    """Within, the number of samples plays no part in a plan: one program for every number is traced, without chunks.
+
+    Batch-wise models are compared for several numbers, and run for one sample, or a few.
+    """
+    token = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
+def in_whole_batches() -> bool:
+    """Whether that is so. What is compiled within is not for use outside: it belongs into keys."""
+    return _whole.get()
 
 
 @dataclass(frozen=True)
@@ -34,8 +56,10 @@ class Batch:
         """(D, chunk size) to plan for; `bounded` says that other options need D.
 
         Of a number that is only a name (`jax.export.symbolic_shape`) nothing is known: the plan is that of one sample,
-        and all go through at once.
+        and all go through at once. So it is within `whole_batches`.
         """
+        if _whole.get():
+            return 1, None
         if isinstance(self.samples, int):
             return self.samples, chunk_size
         if bounded or isinstance(chunk_size, int):
