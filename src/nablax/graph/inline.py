@@ -96,8 +96,8 @@ def inline(
     """The equations of a closed jaxpr, calls written out, and the broadcasts of what is elementwise in `table`.
 
     `calls` are the tracebacks of the equation that the jaxpr was found in, and of the calls around it. Without `loops`,
-    short ones are written out; with `scaled`, what `nablax.graph.scaled` multiplied and
-    `nablax.graph.sums` repeated stays as it is.
+    short ones are written out; with `scaled`, what `nablax.graph.scaled` multiplied and `nablax.graph.sums` repeated
+    stays as it is.
     """
     jaxpr = jaxpr_of(closed)
     inputs = tuple(Variable(var.aval) for var in jaxpr.invars)

@@ -150,7 +150,9 @@ def _with_scaled(equations: Sequence[Equation], inputs: Collection[Atom]) -> lis
 
 
 def _with_totals(equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-    """The same; sums over one axis of products, or of their negatives, as `nablax.graph.sums` has them."""
+    """The same; sums over one axis as `nablax.graph.sums` has them, which asks whether they are of products, or of the
+    negatives of such.
+    """
     products: set[Atom] = set()
     for eqn in equations:
         if eqn.primitive in _PRODUCTS or (eqn.primitive is primitives.neg_p and eqn.inputs[0] in products):

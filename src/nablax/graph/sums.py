@@ -7,7 +7,7 @@ that is faster.) Where few are summed over another axis, as the squares of two o
 does so where the sum is written out, term by term.
 
 As of jax 0.11 XLA hands sums of all kinds to that library, and operations around them too, which makes them several
-times slower: there every sum is one of these, and so are those that a gradient takes over what was repeated.
+times slower: there sums of anything become one of these, too, and so do those of a gradient over what was repeated.
 
 They are put in where the equations of a derivative are merged (see `nablax.graph.merge`).
 """
