@@ -32,7 +32,9 @@ _LONG = 2**14
 
 
 def _by_product(rows: int, numbers: int) -> bool:
-    """Whether a sum over rows, of so many numbers in all, is a product with ones. Of an unknown number it is none."""
+    """Whether a sum over rows, of so many numbers in all, is a product with ones, or written out where `total_p` does
+    that (as fast, for so few). Of an unknown number it is none.
+    """
     if not isinstance(rows, int):  # only a name (`jax.export.symbolic_shape`)
         return False
     return rows >= _MANY or (1 < rows <= _PARTS and numbers >= _LONG)
