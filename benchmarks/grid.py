@@ -1,77 +1,63 @@
 """The benchmark grid, one command: ``python -m benchmarks.grid [--cells a,b] [--wants ...] [--peers ...] [--quick]``.
 
-Each square (a cell and a want) runs in a process of its own, torch in another right after it; a contender that hangs
-or brings the process down is listed as such, and the square is run again without it. Writes NAME.json, NAME.md and
-NAME.png.
+Each square (a cell and a want) runs in a process of its own, torch in another; then the best of both take turns with
+each other. A contender that hangs or brings its process down is listed as such, and the process is begun again without
+it. Writes NAME.json, NAME.md and NAME.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import queue
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import CELLS, cell
+from benchmarks.measure import by_turns, summary
 from benchmarks.report import write_report
 from benchmarks.task import Task
-from benchmarks.verdict import WANTS, column
-from benchmarks.versions import commit, environment
+from benchmarks.verdict import WANTS, Entry, column, deciders
+from benchmarks.versions import ROOT, commit, environment
+from benchmarks.worker_process import BrokenError, Worker, start
 
-# A Python error that reaches the top is a bug of the worker, not of the contender that was busy.
-BROKEN = "the worker broke off"
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def run_worker(module: str, task: Task, limit: float) -> list[dict[str, Any]]:
-    """Run one worker; start it again without a contender that takes longer than `limit` seconds or crashes it."""
-    while True:
-        results, busy, problem = watch(module, task, limit)
-        if results is not None:
-            return results
-        print(f"    {busy}: {problem}", flush=True)
-        if busy in (None, "reference") or busy in task.skip or problem.startswith(BROKEN):
-            return [{"name": module, "family": "worker", "status": "failed", "reason": f"{busy}: {problem}"}]
-        task.skip[busy] = problem
+def launch(module: str, task: Task, limit: float) -> tuple[Worker | None, list[Entry]]:
+    """A worker of a square, and what its contenders did in their first turns; no worker where it broke."""
+    file, folder = Path(task.folder) / f"{module}.json", Path(task.folder)
+
+    def begin() -> Worker:
+        task.write(file)
+        return Worker(module, [str(file)], folder, limit)
+
+    try:
+        return start(begin, task.skip)
+    except BrokenError as broken:
+        reason = f"{broken.busy}: {broken}"
+        return None, [{"name": module, "family": "worker", "status": "failed", "reason": reason}]
 
 
-def watch(module: str, task: Task, limit: float) -> tuple[list[dict[str, Any]] | None, str | None, str]:
-    """(results or None, the contender that was busy last, what happened)."""
-    file = Path(task.folder) / "task.json"
-    task.write(file)
-    log = open(Path(task.folder) / "log.txt", "w+")  # noqa: SIM115 - closed below, on every path
-    command = [sys.executable, "-m", f"benchmarks.{module}", str(file)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True) as process, log:
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=lambda: [*map(lines.put, process.stdout), lines.put(None)], daemon=True).start()
-        busy, results = None, None
-        while True:
-            try:
-                line = lines.get(timeout=limit)
-            except queue.Empty:
-                process.kill()
-                return None, busy, f"longer than the limit of {limit:g} s"
-            if line is None:
-                break
-            if line.startswith("@"):
-                busy = line[1:].strip()
-            elif line.startswith("="):
-                results = json.loads(line[1:])
-        process.wait()
-        log.seek(0)
-        last = (log.read().strip().splitlines() or ["no message"])[-1]
-        how = f"killed by signal {-process.returncode}" if process.returncode < 0 else BROKEN
-        return results, busy, f"{how}: {last[:300]}"
+def meet(entries: list[Entry], homes: dict[str, Worker], rounds: int, seconds: float) -> None:
+    """Let those that decide a square take turns once more, JAX and torch with each other: these figures count."""
+    by_name = {entry["name"]: entry for entry in entries}
+    names = deciders(entries)
+    turns = {name: partial(homes[name].turn, name) for name in names}
+    try:
+        times = by_turns(turns, rounds=rounds, seconds=seconds, keep=names)
+    except BrokenError as broken:
+        print(f"    {broken.busy}: {broken}", flush=True)
+        by_name[broken.busy] |= {"status": "failed", "reason": str(broken)}
+        return
+    for name, taken in times.items():
+        by_name[name] |= {"met": True, **summary(taken)}
 
 
 def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace) -> dict[str, Any]:
@@ -79,19 +65,26 @@ def run_square(name: str, want: str, gradient: bool, options: argparse.Namespace
     D = min(options.quick_samples, chosen.D) if options.quick else chosen.D * options.scale
     load = os.getloadavg()[0]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         families = ["nablax", *options.peers] if options.nablax else options.peers
         chunks = [None, 8] if options.quick else [None, *options.chunks]
         rounds, seconds = (2, 0.02) if options.quick else (options.rounds, options.seconds)
         task = Task(
             name, want, gradient, D, families, chunks, rounds, seconds, folder, options.torch_compile, options.turn
         )
-        left_out = dict.fromkeys(options.skip, "left out (--skip)")
-        task.skip = dict(left_out)
-        found = run_worker("worker", task, options.limit)
-        if "torch" in families and task.reference.exists():
-            task.skip = dict(left_out)
-            found += run_worker("torch_worker", task, options.limit)
+        homes: dict[str, Worker] = {}
+        found: list[Entry] = []
+        for module in ("worker", "torch_worker"):
+            if module == "torch_worker" and not ("torch" in families and task.reference.exists()):
+                continue
+            task.skip = dict.fromkeys(options.skip, "left out (--skip)")
+            worker, entries = launch(module, task, options.limit)
+            if worker is not None:
+                stack.callback(worker.close)
+                homes |= {entry["name"]: worker for entry in entries}
+            found += entries
+        with task.alone():
+            meet(found, homes, 2 * rounds, 2 * seconds)
     about = {"A": chosen.A, "C": chosen.C, "D": D, "about": chosen.about}
     when = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "commit": commit(), "took_s": time.monotonic() - started}
     return {

@@ -18,11 +18,11 @@ import json
 import math
 import re
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ from jax import Array
 
 from benchmarks.cells import Cell
 from benchmarks.cells import cell as cell_named
-from benchmarks.grid import RESULTS, ROOT
-from benchmarks.measure import alternate
+from benchmarks.grid import RESULTS
+from benchmarks.measure import alternate, by_turns, turn
 from benchmarks.ops import jax_ops
 from benchmarks.peers import batched, formulations, gradient_of_loss
 from benchmarks.report import table
 from benchmarks.verdict import MEMORY, Verdict, column, fastest, judge, quotient
 from benchmarks.versions import commit
+from benchmarks.worker_process import Worker
 from nablax.graph.dense import dense
 
 HEAD = (
@@ -188,26 +189,16 @@ def programs_of(verdict: Verdict, cell: Cell, params: Any, X: Any) -> Programs |
 
 
 @contextlib.contextmanager
-def torch_on_call(square: dict[str, Any], name: str) -> Iterator[Callable[[], Any]]:
-    """A call that has torch, in a process of its own, run one of its contenders."""
+def torch_by_turns(square: dict[str, Any], name: str) -> Iterator[Callable[[float], list[float]]]:
+    """The turns of one of torch's contenders, in a process of its own."""
     how = square["cell"], str(square["D"]), square["want"], name, "gradient" if square["gradient"] else "values"
-    command = [sys.executable, "-m", "benchmarks.torch_worker", "serve", *how]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-
-        def answered() -> None:
-            if not any(line.startswith("@") for line in process.stdout):
-                raise RuntimeError(f"{' '.join(command)} broke off")
-
-        def run() -> None:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            answered()
-
-        answered()
-        yield run
-        process.stdin.close()
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker("torch_worker", ["serve", *how], Path(folder), limit=600.0)
+        try:
+            worker.answer()
+            yield partial(worker.turn, name)
+        finally:
+            worker.close()
 
 
 def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
@@ -224,11 +215,12 @@ def row(verdict: Verdict, peak: float, bandwidth: float) -> list[str]:
         runs["products"] = alone([product for p in found.own for product in products(p, params, X[: found.width])])
     with contextlib.ExitStack() as stack:
         if peer["family"] == "torch":
-            runs["peer"] = stack.enter_context(torch_on_call(square, peer["name"]))
+            peer_turn = stack.enter_context(torch_by_turns(square, peer["name"]))
         else:
             theirs = peer_program(chosen, square, name, int(size) if size else None)
-            runs["peer"] = call(jax.jit(theirs).lower(params, X).compile(), params, X)
-        taken = alternate(runs, rounds=20, seconds=3.0, keep=tuple(runs))
+            peer_turn = partial(turn, call(jax.jit(theirs).lower(params, X).compile(), params, X))
+        turns = {key: partial(turn, run) for key, run in runs.items()} | {"peer": peer_turn}
+        taken = by_turns(turns, rounds=20, seconds=3.0, keep=tuple(turns))
     took = {key: statistics.median(times) for key, times in taken.items()}
     own, other = took["nablax"], took["peer"]
     line = [

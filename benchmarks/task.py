@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,6 @@ class Task:
             yield
             return
         with open(self.turn, "w") as file:
-            event("waits for its turn")
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -76,8 +75,16 @@ def event(name: str) -> None:
     print("@" + name, flush=True)
 
 
-def hand_back(results: list[dict[str, Any]]) -> None:
-    print("=" + json.dumps(results), flush=True)
+def hand_back(answer: Any) -> None:
+    """Answer the parent."""
+    print("=" + json.dumps(answer), flush=True)
+
+
+def obey(turns: dict[str, Callable[[float], list[float]]]) -> None:
+    """Let the parent say who runs: each line holds the seconds of a turn and the name of a contender."""
+    for line in sys.stdin:
+        seconds, name = line.rstrip("\n").split(" ", 1)
+        hand_back(turns[name](float(seconds)))
 
 
 def failure(name: str, family: str, error: Exception) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from benchmarks.cells import Cell
 from benchmarks.cells import cell as cell_named
-from benchmarks.measure import IN_FLIGHT, alternate, relative_error
+from benchmarks.measure import IN_FLIGHT, alternate, relative_error, summary, turn
 from benchmarks.ops import torch_ops
-from benchmarks.task import Task, event, failure, hand_back
+from benchmarks.task import Task, event, failure, hand_back, obey
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -91,6 +91,9 @@ def wait(result: Any) -> None:
         torch.cuda.synchronize()
 
 
+TIMING: dict[str, Any] = {"wait": wait, "in_flight": IN_FLIGHT if DEVICE == "cuda" else 0.0}
+
+
 def enter(
     name: str, run: Callable[[], Any], expected: list[np.ndarray], allowed: float, skip: dict[str, str]
 ) -> dict[str, Any]:
@@ -121,7 +124,8 @@ def enter(
     }
 
 
-def run(task: Task) -> list[dict[str, Any]]:
+def run(task: Task) -> None:
+    """Answer with all contenders; then let them run by turns."""
     cell = cell_named(task.cell).with_samples(task.D)
     params, X = (to_torch(part) for part in cell.data())
     with np.load(task.reference) as file:
@@ -142,8 +146,7 @@ def run(task: Task) -> list[dict[str, Any]]:
         for chunk in task.chunks:
             if chunk is None or chunk < cell.D:
                 attempt(name if chunk is None else f"{name} @{chunk}", per_chunk(cell, formulation, weights), chunk)
-    timing = {"event": event, "wait": wait, "in_flight": IN_FLIGHT if DEVICE == "cuda" else 0.0}
-    scout = alternate(runs, rounds=2, seconds=task.seconds / 3, **timing)
+    scout = alternate(runs, rounds=2, seconds=task.seconds / 3, event=event, **TIMING)
     if scout and task.torch_compile:
         best = min(scout, key=lambda name: statistics.median(scout[name]))
         function, chunk = origin[best]
@@ -151,26 +154,28 @@ def run(task: Task) -> list[dict[str, Any]]:
         for size in dict.fromkeys((None, chunk)):
             compiled = torch.compile(function, fullgraph=True, dynamic=False)
             attempt(f"{base} compiled" if size is None else f"{base} compiled @{size}", compiled, size)
-    for name, taken in alternate(runs, rounds=task.rounds, seconds=task.seconds, **timing).items():
-        results[name] |= {"seconds": statistics.median(taken), "fastest": min(taken), "runs": len(taken)}
-    return list(results.values())
+    event("waits for its turn")
+    with task.alone():
+        times = alternate(runs, rounds=task.rounds, seconds=task.seconds, event=event, **TIMING)
+    for name, taken in times.items():
+        results[name] |= summary(taken)
+    hand_back(list(results.values()))
+    obey({name: partial(turn, run, **TIMING) for name, run in runs.items()})
 
 
 def serve(cell: Cell, want: str, name: str, gradient: bool) -> None:
-    """Run one contender whenever a line comes in, for who takes turns with it; all weights of a loss are 1."""
+    """Let one contender run by turns with others of other processes; all weights of a loss are 1."""
     base, _, chunk = name.partition(" @")
     eager = base.removesuffix(" compiled")
     params, X = (to_torch(part) for part in cell.data())
     function = per_chunk(cell, formulations(want)[eager], torch.ones(()) if gradient else None)
-    call = lambda: over_chunks(function, int(chunk) if chunk else None, gradient)(params, X)
-    call()  # as in the grid: memory that a larger program has freed need not come fresh from the system
+    run = lambda: over_chunks(function, int(chunk) if chunk else None, gradient)(params, X)
+    run()  # as in the grid: memory that a larger program has freed need not come fresh from the system
     if base != eager:
         function = torch.compile(function, fullgraph=True, dynamic=False)
-        call()
-    event("ready")
-    for _ in sys.stdin:
-        wait(call())
-        event("done")
+        run()
+    hand_back(name)
+    obey({name: partial(turn, run, **TIMING)})
 
 
 if __name__ == "__main__":
@@ -179,4 +184,4 @@ if __name__ == "__main__":
         name, samples, want, contender, through = sys.argv[2:]
         serve(cell_named(name).with_samples(int(samples)), want, contender, through == "gradient")
     else:
-        hand_back(run(Task.read(sys.argv[1])))
+        run(Task.read(sys.argv[1]))

@@ -73,9 +73,24 @@ def quotient(above: Entry | None, below: Entry | None, key: str) -> float | None
     return above[key] / max(below[key], 1e-12)
 
 
+def timed(entries: list[Entry]) -> list[Entry]:
+    """Those with right numbers and a time, the fastest first."""
+    return sorted((e for e in entries if e["status"] == "ok" and "seconds" in e), key=lambda e: e["seconds"])
+
+
 def fastest(square: dict[str, Any], belongs: Callable[[Entry], bool]) -> Entry | None:
-    able = [e for e in square["contenders"] if e["status"] == "ok" and "seconds" in e and belongs(e)]
-    return min(able, key=lambda e: e["seconds"], default=None)
+    """Of those that took turns with each other at last, if there is one; times of before may be of a calmer hour."""
+    able = [e for e in timed(square["contenders"]) if belongs(e)]
+    return next((e for e in able if e.get("met")), able[0] if able else None)
+
+
+def deciders(entries: list[Entry]) -> list[str]:
+    """The names that decide a square: the best peer and those close to it, the best explicit strategy, nablax:auto."""
+    able = timed(entries)
+    peers = [e for e in able if e["family"] != "nablax"]
+    strategies = [e for e in able if e["family"] == "nablax" and e["name"] != AUTO]
+    close = [e for e in peers if e["seconds"] <= WITHIN * peers[0]["seconds"]]
+    return [e["name"] for e in (*close, *strategies[:1], *(e for e in able if e["name"] == AUTO))]
 
 
 def judge(square: dict[str, Any]) -> Verdict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import statistics
 import sys
 import time
 from functools import partial
@@ -13,10 +12,11 @@ import jax
 import numpy as np
 
 from benchmarks.cells import cell as cell_named
-from benchmarks.measure import IN_FLIGHT, alternate, relative_error
+from benchmarks.measure import IN_FLIGHT, alternate, relative_error, summary, turn
 from benchmarks.ops import jax_ops
 from benchmarks.peers import Batch, Contender, batched, contenders, formulations, gradient_of_loss
-from benchmarks.task import Task, event, failure, hand_back
+from benchmarks.task import Task, event, failure, hand_back, obey
+from benchmarks.verdict import AUTO
 
 TOLERANCE = 1e-4
 
@@ -58,16 +58,8 @@ def build(contender: Contender, args: tuple) -> tuple[Batch, dict[str, float]]:
     }
 
 
-def head_to_head(times: dict[str, list[float]], family: dict[str, str]) -> list[str]:
-    """The names that decide the square: the best peer, the best explicit strategy, nablax:auto."""
-    median = {name: statistics.median(t) for name, t in times.items() if t}
-    peers = [n for n in median if family[n] != "nablax"]
-    ours = [n for n in median if family[n] == "nablax" and n != "nablax:auto"]
-    best = [min(group, key=median.__getitem__) for group in (peers, ours) if group]
-    return best + ["nablax:auto"] * ("nablax:auto" in median)
-
-
-def run(task: Task) -> list[dict[str, Any]]:
+def run(task: Task) -> None:
+    """Answer with all contenders; then let them run by turns."""
     cell = cell_named(task.cell).with_samples(task.D)
     params, X = jax.tree.map(jax.numpy.asarray, cell.data())
     event("reference")
@@ -95,25 +87,17 @@ def run(task: Task) -> list[dict[str, Any]]:
         if status == "ok":
             runs[c.name] = partial(compiled, params, X)
     np.savez(task.reference, *expected, weights=weights, allowed=allowed)  # for the torch worker
-    timing = {
-        "rounds": task.rounds,
-        "seconds": task.seconds,
-        "event": event,
-        "wait": jax.block_until_ready,
-        "in_flight": 0.0 if jax.default_backend() == "cpu" else IN_FLIGHT,
-    }
+    timing = {"wait": jax.block_until_ready, "in_flight": 0.0 if jax.default_backend() == "cpu" else IN_FLIGHT}
+    event("waits for its turn")
     with task.alone():
-        times = alternate(runs, keep=("nablax:auto",), **timing)
-        last = head_to_head(times, {c.name: c.family for c in entered})
-        again = {name: runs[name] for name in last}
-        for name, more in alternate(again, keep=last, **timing).items():
-            times[name] += more
+        times = alternate(runs, rounds=task.rounds, seconds=task.seconds, keep=(AUTO,), event=event, **timing)
     for name, taken in times.items():
-        results[name] |= {"seconds": statistics.median(taken), "fastest": min(taken), "runs": len(taken)}
-    return list(results.values())
+        results[name] |= summary(taken)
+    hand_back(list(results.values()))
+    obey({name: partial(turn, run, **timing) for name, run in runs.items()})
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU: torch's default neither
-    hand_back(run(Task.read(sys.argv[1])))
+    run(Task.read(sys.argv[1]))

@@ -6,11 +6,10 @@ framework is imported here.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +19,7 @@ from benchmarks.measure import relative_error, turn
 from benchmarks.parameters.memory import peak
 from benchmarks.parameters.task import Task
 from benchmarks.parameters.wants import compared
-from benchmarks.task import event, failure
+from benchmarks.task import event, failure, hand_back, obey
 
 TOLERANCE = 1e-4
 YARDSTICK = "yardstick"
@@ -43,10 +42,6 @@ class Contender:
     family: str
     build: Callable[[], tuple[Run, dict[str, Any]]]
     leaves: Callable[[Any], list[np.ndarray]]
-
-
-def say(message: Any) -> None:
-    print("=" + json.dumps(message), flush=True)
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
@@ -109,7 +104,7 @@ def serve(
     """
     if task.only is not None:
         run, _ = next(c for c in contenders if c.name == task.only).build()
-        say({"peak_bytes": peak(run)})
+        hand_back({"peak_bytes": peak(run)})
         return
     expected, allowed = reference(task) if compare is None else compare
     runs: dict[str, Run] = {}
@@ -121,7 +116,5 @@ def serve(
         entries.append(entry)
         if run is not None:
             runs[contender.name] = run
-    say({"entries": entries, "versions": versions(packages)})
-    for line in sys.stdin:
-        seconds, name = line.rstrip("\n").split(" ", 1)
-        say(turn(runs[name], float(seconds)))
+    hand_back({"entries": entries, "versions": versions(packages)})
+    obey({name: partial(turn, run) for name, run in runs.items()})

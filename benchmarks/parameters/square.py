@@ -10,14 +10,15 @@ from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import DROP
 from benchmarks.parameters.models import INPUT, shapes
 from benchmarks.parameters.serve import YARDSTICK
 from benchmarks.parameters.task import Task
-from benchmarks.parameters.worker_process import BrokenError, Worker
 from benchmarks.versions import commit
+from benchmarks.worker_process import BrokenError, Worker, start
 
 MODULES = {
     "jax_worker": ("nablax", "jax"),
@@ -27,6 +28,7 @@ MODULES = {
 }
 FAR = 20.0  # times the fastest: the run whose values were compared is the only one
 SLOW = 2.0  # seconds; of a kept contender that is slower, three turns are enough
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "NETKET_ENABLE_X64": "0", "PYTHONWARNINGS": "ignore"}
 Entry = dict[str, Any]
 
 
@@ -37,19 +39,19 @@ def modules(task: Task) -> list[str]:
     return list(dict.fromkeys(["jax_worker", *chosen]))
 
 
-def start(python: str, module: str, task: Task, limit: float) -> tuple[Worker | None, dict[str, Any]]:
-    """A worker and its first message; it is started again without a contender that hangs or kills it."""
-    while True:
-        worker = Worker(python, module, task, limit)
-        try:
-            return worker, worker.answer()
-        except BrokenError as broken:
-            worker.close()
-            print(f"    {broken.busy or module}: {broken}", flush=True)
-            if broken.busy in (None, "reference") or broken.busy in task.skip:
-                entry = {"name": module, "family": "worker", "status": "failed", "reason": str(broken)}
-                return None, {"entries": [entry], "versions": {}}
-            task.skip[broken.busy] = str(broken)
+def launch(python: str, module: str, task: Task, limit: float) -> tuple[Worker | None, dict[str, Any]]:
+    """A worker and its first message; no worker where that breaks."""
+    try:
+        return start(lambda: worker_of(python, module, task, limit), task.skip)
+    except BrokenError as broken:
+        entry = {"name": module, "family": "worker", "status": "failed", "reason": str(broken)}
+        return None, {"entries": [entry], "versions": {}}
+
+
+def worker_of(python: str, module: str, task: Task, limit: float) -> Worker:
+    file = Path(task.folder) / f"{module}.json"
+    task.write(file)
+    return Worker(f"parameters.{module}", [str(file)], Path(task.folder), limit, python, QUIET)
 
 
 def kept(entries: list[Entry]) -> set[str]:
@@ -91,7 +93,7 @@ def measure_memory(options: Namespace, task: Task, entries: list[Entry], homes: 
     for entry in {e["name"]: e for e in (*first, *best.values())}.values():
         module = homes[entry["name"]]
         alone = replace(task, only=entry["name"], families=[entry["family"]])
-        worker = Worker(options.python[module], module, alone, options.limit)
+        worker = worker_of(options.python[module], module, alone, options.limit)
         try:
             entry |= worker.answer()
         except BrokenError as broken:
@@ -115,7 +117,7 @@ def run_square(
         try:
             for module in modules(task):
                 python = options.python[module]
-                worker, message = start(python, module, task, options.limit)
+                worker, message = launch(python, module, task, options.limit)
                 if worker is not None:
                     processes[module] = worker
                 homes |= {entry["name"]: module for entry in message["entries"]}
